@@ -1,0 +1,50 @@
+# Everything runs in its own environment, .venv, which `setup` makes. Another interpreter: make PYTHON=python3.12 setup
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check --retries 10 --timeout 60
+STRIP = .venv/bin/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab reference lint format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/.installed ## make the environment and install the package (once; about 5 GB)
+
+# The stamp is written last: an installation that broke off is taken up again by the next make.
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "weaktr needs Python 3.11 or later, this is " + sys.version)'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) install -q -e '.[dev]'
+	touch $@
+
+demo: setup ## run the whole pipeline on the embedded data set
+	.venv/bin/python -m weaktr run --preset demo
+
+test: setup ## run the test suite
+	.venv/bin/python -m pytest -q
+
+lab: setup ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+reference: setup ## make papermill_runs/reference and figures again (what the README shows)
+	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference
+	mkdir -p figures
+	cd papermill_runs/reference && for path in */figures/*.p* */*.csv; do \
+	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
+
+lint: setup ## check style, and that notebooks carry no outputs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(if $(NOTEBOOKS),$(STRIP) --verify $(NOTEBOOKS))
+
+format: setup ## apply the style, and strip outputs from the notebooks
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	$(if $(NOTEBOOKS),$(STRIP) $(NOTEBOOKS))
+
+clean: ## remove caches and temporary files; runs, data and the environment stay
+	find . -path ./.venv -prune -o -path ./.git -prune -o -type d \
+	  \( -name __pycache__ -o -name .ipynb_checkpoints \) -print0 | xargs -0 -r rm -rf
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,58 @@
+"""Parameters that would fail late are refused before a kernel starts, with the name, the value and the remedy."""
+
+import pytest
+
+from weaktr import presets, runs
+from weaktr.checks import check_run
+from weaktr.errors import UserError
+from weaktr.parameters import catalogue, check_parameters
+
+DEFAULTS = check_parameters(presets.get("smoke").parameters, catalogue())
+
+BAD = {
+    "fusion": ("sum", "one of adaptive"),
+    "cam_kind": ("grad", "one of fused"),
+    "pool": ("min", "one of max"),
+    "clip_scope": ("pixel", "one of batch"),
+    "crf_settings": ("ade", "one of voc"),
+    "precision": ("fp8", "one of auto"),
+    "device": ("warp", "cannot be used"),
+    "threshold": (1.5, "below 1"),
+    "cam_epochs": (0, "greater than 0"),
+    "seg_lr": (-0.1, "greater than 0"),
+    "cam_scales": ([], "at least one factor"),
+    "seg_scales": ([1.0, 0.0], "greater than 0"),
+    "seed": (-1, "must not be negative"),
+    "cam_min_crop": (0.0, "above 0"),
+    "seg_augment": ([2.0, 0.5], "smallest and largest"),
+    "window_stride": (97, "leaves gaps"),
+    "clip_cell": (25, "do not divide crop_size 96"),
+    "image_size": (100, "multiple of the backbone's patch of 8"),
+    "crop_size": (100, "do not divide"),
+    "reduction": (100, "lower it"),
+    "backbone": ("resnet18", "no plain ViT"),
+    "weights": ("nowhere/deit.safetensors", "does not exist"),
+    "photograph": ("nowhere/cat.jpg", "does not exist"),
+    "cam_batch_size": (64, "48 images, fewer than a batch of 64"),
+    "train_list": ("trian", "does not exist"),
+    "dataset": ("voc07", "one of synthetic, voc12"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
+    value, fragment = BAD[name]
+    with pytest.raises(UserError) as caught:
+        runs.run(presets.get("smoke").parameters | {name: value}, tmp_path / "run")
+    assert fragment in str(caught.value)
+    assert str(value).strip("[]") in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_good_values_pass():
+    check_run(DEFAULTS)
+
+
+def test_unknown_backbone_names_known_ones():
+    with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
+        check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})

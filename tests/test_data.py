@@ -1,0 +1,410 @@
+"""Reading VOC's layout: what must work, and how everything that cannot is refused before work starts."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weaktr import data, runs
+from weaktr.data import open_dataset
+from weaktr.data.images import palette, read_image, read_label_png, write_label_png
+from weaktr.data.synthetic import CLASSES
+from weaktr.data.voc import VOC, VOC_CLASSES
+from weaktr.errors import DataError
+
+FIRST, LAST = "scene_000000", "scene_000007"  # of the list train
+
+
+def folder_of(root):
+    return root / "VOCdevkit" / "VOC2012"
+
+
+def write_list(root, content, name="train"):
+    path = folder_of(root) / "ImageSets" / "Segmentation" / f"{name}.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def image_file(root, image_id=LAST):
+    return folder_of(root) / "JPEGImages" / f"{image_id}.jpg"
+
+
+def mask_file(root, image_id=LAST):
+    return folder_of(root) / "SegmentationClass" / f"{image_id}.png"
+
+
+def xml_file(root, image_id=LAST):
+    return folder_of(root) / "Annotations" / f"{image_id}.xml"
+
+
+def rename_class(root, new, image_id=LAST):
+    path = xml_file(root, image_id)
+    path.write_text(re.sub(r"(<object>\s*)<name>\w+</name>", rf"\1{new}", path.read_text(), count=1))
+
+
+def paint_mask(root, value):
+    mask = read_label_png(mask_file(root))
+    mask[5, 7] = value
+    write_label_png(mask_file(root), mask)
+
+
+# ---------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"scene_000000\nscene_000001\n",
+        b"scene_000000\r\nscene_000001\r\n",
+        b"\n\nscene_000000\n\nscene_000001\n\n\n",
+        b"\xef\xbb\xbfscene_000000\nscene_000001",
+        b"  scene_000000\t\nscene_000001   ",
+    ],
+    ids=["plain", "windows", "blank lines", "byte order mark", "spaces"],
+)
+def test_lists_are_read_however_they_were_saved(voc_copy, content):
+    write_list(voc_copy, content)
+    dataset = VOC(voc_copy, CLASSES)
+    assert dataset.ids("train") == ["scene_000000", "scene_000001"]
+    dataset.check("train", masks=True)
+
+
+def test_order_of_a_list_is_kept(voc_copy):
+    write_list(voc_copy, "scene_000003\nscene_000001\nscene_000002\n")
+    assert VOC(voc_copy, CLASSES).ids("train") == ["scene_000003", "scene_000001", "scene_000002"]
+
+
+# ---------------------------------------------------------------- what is refused
+
+BAD = {
+    # name: (damage, fragments of the message: file, value, remedy)
+    "empty list": (lambda r: write_list(r, "\n \n"), ["train.txt", "is empty", "one image id per line"]),
+    "missing list": (
+        lambda r: (folder_of(r) / "ImageSets/Segmentation/train.txt").unlink(),
+        ["train.txt", "does not exist", "has val"],
+    ),
+    "path in an id": (lambda r: write_list(r, "../../secret\n"), ["train.txt", "'../../secret'", "without folder"]),
+    "absolute id": (lambda r: write_list(r, f"{FIRST}\n/etc/passwd\n"), ["train.txt", "'/etc/passwd' (id 2)"]),
+    "windows path": (lambda r: write_list(r, "a\\b\n"), ["train.txt", r"a\\b", "without folder"]),
+    "ending in an id": (lambda r: write_list(r, f"{FIRST}.jpg\n"), ["train.txt", f"'{FIRST}.jpg'", "ending"]),
+    "parent folder": (lambda r: write_list(r, "..\n"), ["train.txt", "'..'", "file name"]),
+    "double id": (lambda r: write_list(r, f"{FIRST}\n{LAST}\n{FIRST}\n"), ["train.txt", FIRST, "twice; remove one"]),
+    "unlisted image": (lambda r: write_list(r, "scene_999999\n"), ["scene_999999.jpg", "does not exist", "list"]),
+    "missing image": (lambda r: image_file(r).unlink(), [f"{LAST}.jpg", "does not exist", "data_root"]),
+    "empty image": (lambda r: image_file(r).write_bytes(b""), [f"{LAST}.jpg", "cannot be read", "restore the file"]),
+    "truncated image": (
+        lambda r: image_file(r).write_bytes(image_file(r).read_bytes()[:1500]),
+        [f"{LAST}.jpg", "truncated", "take it off its list"],
+    ),
+    "text as image": (lambda r: image_file(r).write_text("hello"), [f"{LAST}.jpg", "cannot identify", "restore"]),
+    "tiny image": (lambda r: Image.new("RGB", (40, 9)).save(image_file(r)), [f"{LAST}.jpg", "40×9", "at least 16"]),
+    "missing XML": (lambda r: xml_file(r).unlink(), [f"{LAST}.xml", "does not exist", "every image needs its XML"]),
+    "broken XML": (
+        lambda r: xml_file(r).write_text(xml_file(r).read_text()[:150]),
+        [f"{LAST}.xml", "no well-formed XML", "restore the file"],
+    ),
+    "empty XML": (lambda r: xml_file(r).write_text(""), [f"{LAST}.xml", "no element found", "restore the file"]),
+    "unknown class": (
+        lambda r: rename_class(r, "<name>dragon</name>"),
+        [f"{LAST}.xml", "'dragon'", "the classes are bear, cat"],
+    ),
+    "object without a name": (lambda r: rename_class(r, "<name/>"), [f"{LAST}.xml", "''", "the classes are bear"]),
+    "missing mask": (lambda r: mask_file(r).unlink(), [f"{LAST}.png", f"image {LAST}", "take it off train"]),
+    "mask of another size": (
+        lambda r: write_label_png(mask_file(r), np.zeros((50, 60), np.uint8)),
+        [f"{LAST}.png", "is 60×50 pixels, its image", "at the image's size"],
+    ),
+    "value 21": (lambda r: paint_mask(r, 21), [f"{LAST}.png", "the value 21", "0…8 and 255", "check the class list"]),
+    "value next to the last class": (lambda r: paint_mask(r, 9), [f"{LAST}.png", "the value 9"]),
+    "value 254": (lambda r: paint_mask(r, 254), [f"{LAST}.png", "the value 254"]),
+    "colour mask": (
+        lambda r: Image.open(mask_file(r)).convert("RGB").save(mask_file(r)),
+        [f"{LAST}.png", "is a RGB image", "palette or grey PNGs"],
+    ),
+    "truncated mask": (
+        lambda r: mask_file(r).write_bytes(mask_file(r).read_bytes()[:900]),
+        [f"{LAST}.png", "cannot be read", "restore the file"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_with_file_value_and_remedy(voc_copy, case):
+    damage, fragments = BAD[case]
+    dataset = VOC(voc_copy, CLASSES)
+    dataset.check("train", masks=True)
+    damage(voc_copy)
+    with pytest.raises(DataError) as caught:
+        VOC(voc_copy, CLASSES).check("train", masks=True)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+def test_a_list_that_is_no_utf8_is_refused_by_name(voc_copy):
+    write_list(voc_copy, "scène\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.txt"):
+        VOC(voc_copy, CLASSES).ids("train")
+
+
+def test_masks_of_a_list_that_is_not_evaluated_need_not_be_there(voc_copy):
+    shutil.rmtree(folder_of(voc_copy) / "SegmentationClass")
+    VOC(voc_copy, CLASSES).check("train", masks=False)
+
+
+def test_an_object_of_an_unknown_class_beside_known_ones_is_refused(voc_copy):
+    text = xml_file(voc_copy).read_text()
+    xml_file(voc_copy).write_text(text.replace("</annotation>", "<object><name>dragon</name></object></annotation>"))
+    with pytest.raises(DataError, match="dragon"):
+        VOC(voc_copy, CLASSES).labels(LAST)
+
+
+# ---------------------------------------------------------------- opening
+
+
+def test_unknown_name_and_missing_folder(tmp_path):
+    with pytest.raises(DataError, match=r"'voc2012' is unknown; one of synthetic, voc12"):
+        open_dataset("voc2012")
+    with pytest.raises(DataError) as caught:
+        open_dataset("voc12", str(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in str(caught.value)
+    assert "JPEGImages" in str(caught.value) and "data_root" in str(caught.value)
+
+
+def test_root_may_be_the_devkit_its_folder_or_the_parent(tiny_voc):
+    for root in (tiny_voc, tiny_voc / "VOCdevkit", folder_of(tiny_voc)):
+        assert VOC(root, CLASSES).ids("val") == [f"scene_{i:06d}" for i in range(8, 12)]
+
+
+def test_sbd_masks_stand_in_where_voc_has_none(voc_copy):
+    augmented = folder_of(voc_copy) / "SegmentationClassAug"
+    augmented.mkdir()
+    mask = np.full_like(read_label_png(mask_file(voc_copy)), 3)
+    Image.fromarray(mask).save(augmented / f"{LAST}.png")  # grey, as SBD's are distributed
+    dataset = VOC(voc_copy, CLASSES)
+    assert (dataset.mask(LAST) == read_label_png(mask_file(voc_copy))).all()  # VOC's own outlines are the measure
+    mask_file(voc_copy).unlink()
+    assert (dataset.mask(LAST) == 3).all()
+
+
+def test_difficult_objects_count(voc_copy):
+    dataset = VOC(voc_copy, CLASSES)
+    before = dataset.labels(FIRST).copy()
+    missing = CLASSES[int(np.argmin(before))]
+    text = xml_file(voc_copy, FIRST).read_text()
+    extra = f"<object><name>{missing}</name><difficult>1</difficult></object></annotation>"
+    xml_file(voc_copy, FIRST).write_text(text.replace("</annotation>", extra))
+    after = VOC(voc_copy, CLASSES).labels(FIRST)
+    assert after.dtype == np.float32 and after.shape == (len(CLASSES),)
+    assert after.sum() == before.sum() + 1 and after[CLASSES.index(missing)] == 1
+
+
+def test_parts_of_objects_are_not_objects(voc_copy):
+    """VOC's person layout annotations hold <part><name>head</name></part> inside an object."""
+    text = xml_file(voc_copy).read_text().replace("</object>", "<part><name>head</name></part></object>")
+    before = VOC(voc_copy, CLASSES).labels(LAST)
+    xml_file(voc_copy).write_text(text)
+    assert (VOC(voc_copy, CLASSES).labels(LAST) == before).all()
+
+
+# ---------------------------------------------------------------- images
+
+
+def picture(height=24, width=30):
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 10, columns * 8, 255 - rows * 5], 2).astype(np.uint8)
+
+
+def test_a_png_named_jpg_is_read(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", format="PNG")
+    assert (read_image(tmp_path / "a.jpg") == picture()).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_modes_become_rgb(tmp_path, mode):
+    image = Image.fromarray(picture()).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    pixels = read_image(path)
+    assert pixels.dtype == np.uint8 and pixels.shape == (24, 30, 3)
+    assert (pixels == np.asarray(image.convert("RGB"))).all()
+    pixels[0] = 0  # writable
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path):
+    flat = np.full((32, 32, 3), (200, 60, 30), np.uint8)
+    Image.fromarray(flat).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - flat).max() < 6
+
+
+def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+    grey = (np.arange(24 * 30, dtype=np.uint16).reshape(24, 30) * 91).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    expected = np.repeat((grey / 257)[..., None], 3, 2)
+    assert np.abs(read_image(tmp_path / "a.png") - expected).max() <= 1
+    Image.fromarray((grey % 256).astype(np.uint16)).save(tmp_path / "b.png")  # eight bits in a 16-bit file
+    assert (read_image(tmp_path / "b.png")[..., 0] == grey % 256).all()
+
+
+@pytest.mark.parametrize(("note", "turned"), [(3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1))])
+def test_exif_turns_the_image_upright(tmp_path, note, turned):
+    exif = Image.Exif()
+    exif[0x0112] = note
+    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+    assert (read_image(tmp_path / "a.png") == turned(picture())).all()
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_palette_and_grey_masks_hold_the_same_labels(tmp_path):
+    labels = np.random.default_rng(0).choice(np.array([0, 1, 7, 20, 255], np.uint8), (20, 30))
+    write_label_png(tmp_path / "palette.png", labels)
+    Image.fromarray(labels).save(tmp_path / "grey.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    for name in ("palette", "grey"):
+        found = read_label_png(tmp_path / f"{name}.png", 21)
+        assert found.dtype == np.uint8 and (found == labels).all()
+    with pytest.raises(DataError, match="value 20"):
+        read_label_png(tmp_path / "grey.png", 20)
+
+
+def test_palette_is_vocs():
+    colours = np.reshape(palette(), (256, 3)).tolist()
+    known = {0: [0, 0, 0], 1: [128, 0, 0], 2: [0, 128, 0], 8: [64, 0, 0], 15: [192, 128, 128], 20: [0, 64, 128]}
+    assert {label: colours[label] for label in known} == known
+    assert colours[255] == [224, 224, 192]
+
+
+def test_masks_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_label_png(tmp_path / "a.png", np.ones((20, 20), np.uint8))
+
+    def fail(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    for name in ("a", "b"):
+        with pytest.raises(OSError, match="disk full"):
+            write_label_png(tmp_path / f"{name}.png", np.zeros((20, 20), np.uint8))
+    assert (read_label_png(tmp_path / "a.png") == 1).all()
+    assert not (tmp_path / "b.png").exists()
+
+
+# ---------------------------------------------------------------- fingerprint
+
+
+def test_fingerprint_tells_data_apart(voc_copy):
+    def fingerprint(classes=CLASSES):
+        return VOC(voc_copy, classes).fingerprint()
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    changes = [
+        lambda: write_list(voc_copy, "scene_000001\nscene_000000\n"),
+        lambda: write_list(voc_copy, "scene_000001\n", name="more"),
+        lambda: image_file(voc_copy, "scene_000000").unlink(),
+        lambda: shutil.copy(image_file(voc_copy, "scene_000002"), image_file(voc_copy, "scene_000001")),
+        lambda: mask_file(voc_copy, "scene_000003").write_bytes(b"x"),
+        lambda: xml_file(voc_copy, "scene_000003").write_text("<annotation/>"),
+    ]
+    for change in changes:
+        change()
+        seen.append(fingerprint())
+    seen.append(fingerprint(CLASSES[::-1]))
+    assert len(set(seen)) == len(seen)
+
+
+def test_fingerprint_does_not_depend_on_the_place(tiny_voc, voc_copy):
+    assert VOC(tiny_voc, CLASSES).fingerprint() == VOC(voc_copy, CLASSES).fingerprint()
+
+
+def test_fingerprint_sees_a_label_corrected_in_place(voc_copy):
+    """Another name of the same length leaves the file's size as it was."""
+    before = VOC(voc_copy, CLASSES).fingerprint()
+    text = xml_file(voc_copy, FIRST).read_text()
+    old = next(name for name in CLASSES if f"<name>{name}</name>" in text)
+    rename_class(voc_copy, f"<name>{old[::-1]}</name>", FIRST)
+    assert xml_file(voc_copy, FIRST).stat().st_size == len(text)
+    assert VOC(voc_copy, CLASSES).fingerprint() != before
+
+
+# ---------------------------------------------------------------- before a run
+
+
+@pytest.fixture
+def voc12_copy(voc_copy):
+    """The scenes as VOC12: every class of ours renamed to one of VOC's, the masks' values stay in range."""
+    for path in (folder_of(voc_copy) / "Annotations").glob("*.xml"):
+        text = path.read_text()
+        for ours, theirs in zip(CLASSES, VOC_CLASSES):
+            text = text.replace(f"<name>{ours}</name>", f"<name>{theirs}-</name>")
+        path.write_text(text.replace("-</name>", "</name>"))
+    return voc_copy
+
+
+SMALL = {"cam_batch_size": 2, "seg_batch_size": 2}
+
+
+def parameters(root, **more):
+    return {"dataset": "voc12", "data_root": str(root), "train_list": "train", "eval_list": "val"} | SMALL | more
+
+
+def test_check_parameters_accepts_good_data(voc12_copy):
+    mask_file(voc12_copy, LAST).unlink()  # of the training list: no mask is needed
+    data.check_parameters(parameters(voc12_copy, val_list="val"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fragment"),
+    [
+        (lambda r: image_file(r, LAST).write_bytes(b""), f"{LAST}.jpg"),
+        (lambda r: xml_file(r, LAST).unlink(), f"{LAST}.xml"),
+        (lambda r: mask_file(r, "scene_000011").unlink(), "scene_000011.png"),
+        (lambda r: image_file(r, "scene_000011").write_bytes(b""), "scene_000011.jpg"),
+        (lambda r: write_list(r, "", name="val"), "val.txt"),
+    ],
+)
+def test_a_run_is_refused_before_it_starts(voc12_copy, tmp_path, damage, fragment):
+    """The last image of a list is as bad as the first: nothing may have been trained when it is found."""
+    damage(voc12_copy)
+    with pytest.raises(DataError, match=re.escape(fragment)):
+        data.check_parameters(parameters(voc12_copy))
+    with pytest.raises(DataError, match=re.escape(fragment)):
+        runs.run(parameters(voc12_copy, val_list="val"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_wrong_data_set_name_is_told_by_the_labels(tiny_voc):
+    with pytest.raises(DataError, match=r"the classes are aeroplane"):
+        data.check_parameters(parameters(tiny_voc))
+
+
+# ---------------------------------------------------------------- real photographs
+
+
+@pytest.fixture(scope="module")
+def voc_mini(shared):
+    if not (shared / "data" / "voc_mini").is_dir():
+        pytest.skip("shared/ holds no voc_mini")
+    return open_dataset("voc12", str(shared / "data" / "voc_mini"))
+
+
+def test_real_photographs_pass(voc_mini):
+    assert voc_mini.classes == VOC_CLASSES and voc_mini.num_classes == 21
+    sizes = {name: len(voc_mini.ids(name)) for name in ("train", "val")}
+    assert sizes == {"train": 28, "val": 15}
+    for name in sizes:
+        voc_mini.check(name, masks=True)
+
+
+def test_real_labels_agree_with_the_masks(voc_mini):
+    seen = np.zeros(21, bool)
+    void = 0
+    for image_id in voc_mini.ids("train") + voc_mini.ids("val"):
+        mask, labels = voc_mini.mask(image_id), voc_mini.labels(image_id)
+        classes = np.setdiff1d(np.unique(mask), [0, 255])
+        assert labels.any() and set(classes - 1) <= set(np.flatnonzero(labels)), image_id
+        seen[classes] = True
+        void += (mask == 255).any()
+    assert seen[1:].sum() > 10 and void > 30

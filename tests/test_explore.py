@@ -1,0 +1,79 @@
+"""Explorers: one figure in batch, live controls for a person."""
+
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from weaktr import explore
+
+
+class Recorder:
+    """A render function that remembers its arguments."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, *values, **named):
+        self.calls.append((*values, *named.values()))
+        return Figure(figsize=(1, 1))
+
+
+@pytest.fixture
+def render():
+    return Recorder()
+
+
+@pytest.fixture
+def person(monkeypatch):
+    monkeypatch.delenv("WEAKTR_RUNNER", raising=False)
+
+
+def controls(box):
+    return {control.description: control for control in box.children[0].children}
+
+
+def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
+    monkeypatch.setenv("WEAKTR_RUNNER", "notebooks")
+    monkeypatch.setattr("ipywidgets.VBox", None)
+    assert isinstance(explore.interactive(render, image=["a", "b"], threshold=[0.4, 0.1]), Figure)
+    assert isinstance(explore.cam_explorer({"a": ["cat", "owl"]}, render, [0.4, 0.1]), Figure)
+    assert isinstance(explore.head_explorer(["a"], 8, 3, render), Figure)
+    assert isinstance(explore.clipping_explorer([0, 100], ["a"], render), Figure)
+    assert render.calls == [("a", 0.4), ("a", "cat", 0.4), ("a", 0, 0), (0, "a")]
+
+
+def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
+    box = explore.interactive(render, image=["a", "b"], threshold=[0.4, 0.1, 0.7, 0.4])
+    moving = controls(box)
+    assert [value for _, value in moving["threshold"].options] == [0.1, 0.4, 0.7]
+    assert not moving["threshold"].continuous_update
+    moving["threshold"].value = 0.7
+    moving["image"].value = "b"
+    assert render.calls == [("a", 0.4), ("a", 0.7), ("b", 0.7)]
+
+
+def test_shells_pass_their_arguments_in_order(person, render):
+    moving = controls(explore.cam_explorer({"a": ["cat"], "b": ["owl", "pig"]}, render, [0.3, 0.5]))
+    assert [label for label, _ in moving["cam"].options] == ["a · cat", "b · owl", "b · pig"]
+    moving["cam"].value = ("b", "pig")
+    controls(explore.head_explorer(["a"], 8, 3, render))["layer"].value = 7
+    controls(explore.clipping_explorer([0, 100], ["a", "b"], render))["iteration"].value = 100
+    assert render.calls[1] == ("b", "pig", 0.3) and render.calls[3] == ("a", 7, 0) and render.calls[5] == (100, "a")
+
+
+def test_figures_are_closed_after_drawing(person):
+    explore.interactive(lambda value: plt.figure(figsize=(1, 1)), value=[1, 2])
+    assert not plt.get_fignums()
+
+
+def test_errors_of_the_render_function_are_not_swallowed(person):
+    def broken(value):
+        raise RuntimeError("no such image")
+
+    with pytest.raises(RuntimeError, match="no such image"):
+        explore.interactive(broken, value=[1])
+
+
+def test_no_choice_is_refused(render):
+    with pytest.raises(ValueError, match="image: nothing to choose from"):
+        explore.interactive(render, image=[])

@@ -1,0 +1,208 @@
+"""Multi-scale CAMs and sliding windows against one view, one window at a time, and against the released code."""
+
+import naive
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from weaktr.inference import generate_cams, predict_probabilities, segment
+from weaktr.models.checkpoints import import_released_cam, import_released_segmenter
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=25)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+class PixelModel(nn.Module):
+    """Logits that depend on the pixel alone, so that any cover of windows gives one and the same answer."""
+
+    def __init__(self, seed=0, window=None):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.convolution, self.window = nn.Conv2d(3, 4, 1), window
+        self.mean, self.std = naive.IMAGENET_MEAN, naive.IMAGENET_STD
+
+    def forward(self, x):
+        if self.window:
+            assert x.shape[-2:] == (self.window, self.window)
+        return self.convolution(x)
+
+
+def random_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- step 1
+
+
+@pytest.mark.parametrize("kind", ["fused", "patchcam", "attn"])
+@pytest.mark.parametrize("refined", [True, False])
+def test_cams_agree_with_one_view_at_a_time(kind, refined):
+    state = naive.random_cam_checkpoint(seed=2, classes=4)
+    reference = {name: tensor.double() for name, tensor in state.items()}
+    image, labels = random_image(33, 46), np.array([1, 0, 0, 1], np.float32)
+
+    def one_view(view):
+        out = naive.cam_network(reference, view.double(), 3)
+        cam = out[{"fused": "fused_cam", "patchcam": "patchcam", "attn": "cross_attention"}[kind]]
+        return (naive.refine(cam, out["patch_attention"]) if refined else cam)[0]
+
+    cams = generate_cams(
+        import_released_cam(state, num_heads=3), image, labels, [1.0, 0.8, 1.3], kind=kind, refined=refined
+    )
+    expected = naive.generate_cams(one_view, image, labels, [1.0, 0.8, 1.3])
+    assert set(cams) == set(expected) == {0, 3}
+    for c, cam in cams.items():
+        assert cam.dtype == np.float32 and cam.min() == 0 and cam.max() == pytest.approx(1, abs=1e-4)
+        assert np.abs(cam - expected[c]).max() < 5e-5
+
+
+def test_cams_agree_with_released_code(shared):
+    golden = np.load(shared / "goldens" / "cam_generation.npz")
+    state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
+    model = import_released_cam(state, num_heads=int(golden["cfg/num_heads"]), pool=str(golden["cfg/pool"]))
+    scales = golden["cfg/scales"].tolist()
+    found = {}
+    for name in ("im0", "im1"):
+        cams = generate_cams(model, golden[f"image/{name}"], golden[f"labels/{name}"], scales)
+        found |= {f"cam/{name}/{c}": cam for c, cam in cams.items()}
+    assert set(found) == {key for key in golden.files if key.startswith("cam/")}
+    for key, cam in found.items():
+        assert np.abs(cam - golden[key]).max() < 2e-5, key
+
+
+def test_mirroring_the_image_mirrors_the_cams():
+    model = import_released_cam(naive.random_cam_checkpoint(seed=4), num_heads=3)
+    image, labels = random_image(24, 32), np.ones(3, np.float32)
+    cams = generate_cams(model, image, labels, [1.0])
+    mirrored = generate_cams(model, np.ascontiguousarray(image[:, ::-1]), labels, [1.0])
+    for c in range(3):
+        assert np.abs(cams[c] - mirrored[c][:, ::-1]).max() < 1e-4
+
+
+def test_no_class_gives_no_cam():
+    model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
+    assert generate_cams(model, random_image(24, 24), np.zeros(3, np.float32), [1.0]) == {}
+
+
+# ---------------------------------------------------------------- step 2
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "eva02"])
+def test_probabilities_agree_with_one_window_at_a_time(kind):
+    state = naive.random_segmenter_checkpoint(kind, seed=3)
+    reference = {name: tensor.double() for name, tensor in state.items()}
+    torch.manual_seed(0)
+    views = [torch.randn(1, 3, 20, 29), torch.randn(1, 3, 40, 58), torch.randn(3, 50, 73)]  # the first is too small
+    flips = [False, True, False]
+    found = predict_probabilities(
+        import_released_segmenter(state, num_heads=3, decoder_heads=3), views, flips, (40, 58), 32, 20
+    )
+    doubles = [view.reshape(1, *view.shape[-3:]).double() for view in views]
+    expected = naive.predict_probabilities(
+        lambda x: naive.segmenter(reference, x, 3, 3), doubles, flips, (40, 58), 32, 20
+    )
+    assert found.shape == (4, 40, 58) and found.dtype == np.float32
+    assert naive.error(found, expected) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["seg_vit", "seg_vit_multiscale", "seg_dinov2", "seg_eva02"])
+def test_probabilities_agree_with_released_code(shared, name):
+    golden = np.load(shared / "goldens" / f"{name}.npz")
+    state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
+    model = import_released_segmenter(
+        state, num_heads=int(golden["cfg/heads"]), decoder_heads=int(golden["cfg/decoder_heads"])
+    )
+    window, stride = int(golden["cfg/window"]), int(golden["cfg/stride"])
+    image = torch.tensor(golden["image"])
+    single = predict_probabilities(model, [image], [False], image.shape[-2:], window, stride)
+    assert naive.error(single, golden["probs_single"]) < 5e-6
+    count = sum(key.startswith("ms/") for key in golden.files)
+    views = [torch.tensor(golden[f"ms/{i}"]) for i in range(count)]
+    flips = [bool(golden[f"ms_flip/{i}"]) for i in range(count)]
+    multi = predict_probabilities(model, views, flips, image.shape[-2:], window, stride)
+    assert naive.error(multi, golden["probs_multi"]) < 5e-6
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.integers(9, 30), st.integers(9, 30), st.integers(1, 9))
+def test_windows_cover_every_pixel_once_normalised(seed, height, width, stride):
+    model, view = PixelModel(seed, window=9), torch.randn(3, height, width)
+    found = predict_probabilities(model, [view], [False], (height, width), 9, stride)
+    with torch.no_grad():
+        expected = model.convolution(view[None])[0].softmax(0)
+    assert np.abs(found - expected.numpy()).max() < 1e-6
+    assert np.abs(found.sum(0) - 1).max() < 1e-5
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.integers(5, 30), st.integers(5, 30), st.integers(5, 40), st.integers(5, 40))
+def test_mirroring_a_view_and_back_changes_nothing(seed, height, width, out_height, out_width):
+    model, view = PixelModel(seed, window=8), torch.randn(3, height, width)
+    plain = predict_probabilities(model, [view], [False], (out_height, out_width), 8, 5)
+    mirrored = predict_probabilities(model, [view.flip(-1)], [True], (out_height, out_width), 8, 5)
+    both = predict_probabilities(model, [view, view.flip(-1)], [False, True], (out_height, out_width), 8, 5)
+    assert np.abs(plain - mirrored).max() < 1e-5
+    assert np.abs(plain - both).max() < 1e-5
+
+
+def test_probabilities_not_logits_are_averaged_over_the_views():
+    model = PixelModel(1)
+    views = [torch.zeros(3, 8, 8), 5 * torch.ones(3, 8, 8)]
+    found = predict_probabilities(model, views, [False, False], (8, 8), 8, 8)
+    with torch.no_grad():
+        expected = torch.stack([model.convolution(view[None])[0].softmax(0) for view in views]).mean(0)
+    assert np.abs(found - expected.numpy()).max() < 1e-6
+
+
+def test_segment_averages_its_own_views():
+    model, image = PixelModel(2, window=16), random_image(20, 31)
+    scales, views, flips = (0.5, 1.0), [], []
+    pixels = torch.tensor(image / 255).permute(2, 0, 1)
+    pixels = (pixels - torch.tensor(naive.IMAGENET_MEAN)[:, None, None]) / torch.tensor(naive.IMAGENET_STD)[
+        :, None, None
+    ]
+    for scale in scales:
+        short = 24 * scale
+        view = naive.resize(pixels, (round(short), int(31 * short / 20 + 0.5)))[None]
+        views, flips = [*views, view, view.flip(-1)], [*flips, False, True]
+    model.double()
+    with torch.no_grad():
+        expected = naive.predict_probabilities(model, views, flips, (20, 31), 16, 10)
+    model.float()
+    found = segment(model, image, scales=scales, mirror=True, base_size=24, window=16, stride=10)
+    assert found.shape == (4, 20, 31)
+    assert naive.error(found, expected) < 1e-5
+
+
+def test_segment_with_crf_keeps_the_shape_and_sums_to_one():
+    refined = segment(PixelModel(2), random_image(16, 18), base_size=16, window=16, stride=16, crf="voc")
+    assert refined.shape == (4, 16, 18)
+    assert np.allclose(refined.sum(0), 1, atol=1e-4)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_views_and_flips_of_different_counts_are_refused():
+    with pytest.raises(ValueError):
+        predict_probabilities(PixelModel(), [torch.zeros(3, 8, 8)], [False, True], (8, 8), 8, 8)
+
+
+def test_unknown_cam_kind_is_refused_with_the_choices():
+    model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
+    with pytest.raises(ValueError, match=r"'coarse'.*fused, patchcam, attn"):
+        generate_cams(model, random_image(24, 24), np.ones(3), [1.0], kind="coarse")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_labels_of_another_length_than_the_classes_are_refused(count):
+    model = import_released_cam(naive.random_cam_checkpoint(classes=3), num_heads=3)
+    with pytest.raises(ValueError, match=rf"{count}.*3|3.*{count}"):
+        generate_cams(model, random_image(24, 24), np.ones(count), [1.0])

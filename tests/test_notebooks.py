@@ -1,0 +1,96 @@
+"""The five notebooks, executed by the runner: on the embedded data set and on real photographs."""
+
+import json
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from weaktr import predict, presets, runs
+from weaktr.data import open_dataset
+
+STAGES = ["01_cam_training", "02_cam_generation", "03_pseudo_labels", "04_online_retraining", "05_evaluation"]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The folder of a run of the `smoke` preset."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    runs.run(presets.get("smoke").parameters, folder, preset="smoke")
+    return folder
+
+
+def metrics(folder):
+    return [record for stage in STAGES for record in json.loads((folder / stage / "metrics.json").read_text())]
+
+
+def test_every_stage_leaves_what_the_contract_says(smoke):
+    for stage in STAGES:
+        for name in ("notebook.ipynb", "params.json", "manifest.json", "metrics.json"):
+            assert (smoke / stage / name).is_file(), f"{stage}/{name}"
+        assert list((smoke / stage / "figures").glob("*.png"))
+    assert len(pd.read_csv(smoke / "01_cam_training/history.csv")) == 1
+    assert len(list((smoke / "02_cam_generation/cams").glob("*.npz"))) == 48
+    assert len(list((smoke / "03_pseudo_labels/labels").glob("*.png"))) == 48
+    assert len(list((smoke / "04_online_retraining/clipping").glob("*.npz"))) > 0
+    assert len(list((smoke / "05_evaluation/predictions/multi_crf").glob("*.png"))) == 24
+
+
+def test_executed_notebooks_hold_pictures_and_no_errors(smoke):
+    for stage in STAGES:
+        notebook = nbformat.read(smoke / stage / "notebook.ipynb", as_version=4)
+        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2, stage
+
+
+def test_manifests_say_what_made_them(smoke):
+    for stage in STAGES:
+        manifest = json.loads((smoke / stage / "manifest.json").read_text())
+        assert manifest["preset"] == "smoke"
+        assert {"git", "versions", "hardware", "seed", "data_fingerprint", "start", "end", "seconds"} <= manifest.keys()
+
+
+def test_every_number_says_what_it_is(smoke):
+    records = metrics(smoke)
+    for record in records:
+        assert {"stage", "list", "list_size", "threshold", "threshold_from", "scales", "crf", "metric", "value"} <= set(
+            record
+        )
+        assert np.isfinite(record["value"])
+        assert record["list_size"] in (16, 24, 48)
+    chosen = [record for record in records if record["threshold_from"] == "best on masks"]
+    assert chosen
+    assert all(record["oracle"] for record in chosen)
+    assert all(record["oracle"] for record in records if "ceiling" in record["metric"])
+
+
+def test_a_second_run_does_nothing(smoke, capfd):
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
+    runs.run(presets.get("smoke").parameters, smoke, preset="smoke")
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
+    assert capfd.readouterr().out.count("up to date, skipped") == len(STAGES)
+
+
+def test_predict_on_a_photograph_of_ones_own(smoke, tmp_path):
+    photograph = tmp_path / "my photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 140, 4), np.uint8)).save(photograph)
+    mask, names = predict(smoke, photograph)
+    assert mask.shape == (90, 140)
+    assert names == ["background", *open_dataset("synthetic").classes]
+    assert mask.max() < len(names)
+
+
+@pytest.mark.slow
+def test_real_photographs_go_end_to_end(shared, tmp_path):
+    given = presets.get("voc_mini").parameters | {"data_root": str(shared / "data/voc_mini")}
+    runs.run(given, tmp_path / "voc_mini", preset="voc_mini")
+    records = metrics(tmp_path / "voc_mini")
+    assert {record["list_size"] for record in records} >= {28, 15}
+    masks = list((tmp_path / "voc_mini/05_evaluation/predictions/multi").glob("*.png"))
+    assert len(masks) == 15
+    with Image.open(masks[0]) as mask:
+        assert mask.mode == "P"
+        assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]

@@ -1,0 +1,357 @@
+"""Every figure: the right panels, the data it was given, and no clipped or overlapping text."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+from weaktr import plots
+from weaktr.data.voc import VOC_CLASSES
+from weaktr.plots_dense import CHANGES, CLIPPING
+
+CLASSES = ("bear", "cat", "elephant", "lion", "owl", "parrot", "pig", "rabbit")
+
+
+def drawn_texts(figure):
+    """Texts of a figure that has been drawn, without the tick labels outside an axis' range."""
+    hidden = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            margin = 1e-6 * (high - low)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not (ax.get_visible() and ax.axison and low - margin <= tick.get_loc() <= high + margin):
+                    hidden |= {tick.label1, tick.label2}
+        if not ax.get_visible():
+            hidden |= set(ax.findobj(Text))
+    return [
+        text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+
+
+def check(figure):
+    """Draw with Agg; no text may leave the figure or touch another text. Returns the texts' strings."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = drawn_texts(figure)
+    boxes = np.array([text.get_window_extent(canvas.get_renderer()).extents for text in texts])
+    width, height = figure.bbox.size
+    for text, (left, bottom, right, top) in zip(texts, boxes):
+        inside = left > -1 and bottom > -1 and right < width + 1 and top < height + 1
+        assert inside, f"{text.get_text()!r} leaves the figure: {left:.0f} {bottom:.0f} {right:.0f} {top:.0f}"
+    shared = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    clashes = np.argwhere(np.triu((shared > 1.5).all(-1), 1))
+    assert not len(clashes), [(texts[i].get_text(), texts[j].get_text()) for i, j in clashes[:5]]
+    assert not plt.get_fignums(), "pyplot holds a figure"
+    return [text.get_text() for text in texts]
+
+
+def pictures(figure):
+    """Array drawn in each axes that shows an image."""
+    return [ax.images[-1].get_array() for ax in figure.axes if ax.images]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def scenes(rng):
+    """Images and masks of four shapes, an object of class i + 1 in a void border."""
+    out = []
+    for i, (height, width) in enumerate(((56, 48), (48, 56), (52, 52), (48, 64))):
+        mask = np.zeros((height, width), np.uint8)
+        mask[10:40, 10:40] = 255
+        mask[12:38, 12:38] = i + 1
+        out.append((rng.integers(0, 256, (height, width, 3), dtype=np.uint8), mask))
+    return out
+
+
+@pytest.fixture
+def history():
+    epoch = np.arange(1, 9)
+    terms = {f"loss_{name}": np.exp(-epoch / k) for name, k in (("cls", 3), ("coarse", 4), ("fine", 5))}
+    return pd.DataFrame(
+        {"epoch": epoch, "lr": 1e-3 / epoch, "loss": sum(terms.values()), **terms, "map_val": 9.0 * epoch}
+    )
+
+
+@pytest.fixture
+def curve():
+    t = np.linspace(0, 1, 41)
+    return pd.DataFrame(
+        {"threshold": t, "miou": 60 - 100 * (t - 0.4) ** 2, "background": 80 - 9 * t, "cat": 50 - 9 * t}
+    )
+
+
+# ── Style and masks ───────────────────────────────────────────────────────────────────────────────────────────────
+def test_style_is_paper_ready_and_leaves_no_trace():
+    before = plt.rcParams["pdf.fonttype"]
+    with plots.style():
+        assert plt.rcParams["pdf.fonttype"] == 42 and not plt.rcParams["text.usetex"]
+    assert plt.rcParams["pdf.fonttype"] == before
+    with plt.rc_context():
+        plots.use_style()
+        assert plt.rcParams["pdf.fonttype"] == 42
+
+
+def test_colour_mask_is_the_palette_with_a_light_void():
+    colours = plots.colour_mask(np.array([[0, 1, 2, 255]], np.uint8))
+    assert colours.shape == (1, 4, 3) and colours.dtype == np.uint8
+    assert colours[0, :3].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]] and colours[0, 3].min() > 220
+
+
+# ── Picture grids ─────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_sample_sheet(scenes, count):
+    images, masks = zip(*(scenes * 3)[:count])
+    titles = (["cat, elephant, parrot", "owl", "rabbit", "lion, bear"] * 3)[:count]
+    figure = plots.sample_sheet(images, masks, titles, CLASSES)
+    assert {"background", "bear", "void"} <= set(check(figure))
+    np.testing.assert_array_equal(pictures(figure)[0], images[0])
+    np.testing.assert_array_equal(pictures(figure)[min(count, 6)], plots.colour_mask(masks[0]))
+
+
+def test_sample_sheet_refuses_a_missing_title(scenes):
+    images, masks = zip(*scenes)
+    with pytest.raises(ValueError):
+        plots.sample_sheet(images, masks, ["one"], CLASSES)
+
+
+def test_qualitative_grid(scenes):
+    rows = [{"image": image, "seed": mask, "truth": mask} for image, mask in scenes[:2]]
+    figure = plots.qualitative_grid(rows, CLASSES)
+    texts = check(figure)
+    assert len(figure.axes) == 6 and {"image", "seed", "truth", "bear", "cat"} <= set(texts) and "elephant" not in texts
+    np.testing.assert_array_equal(pictures(figure)[5], plots.colour_mask(rows[1]["truth"]))
+
+
+def test_label_outside_the_classes_is_named_by_number(scenes):
+    image, mask = scenes[0]
+    assert "label 77" in check(
+        plots.qualitative_grid([{"image": image, "mask": np.where(mask == 1, 77, mask)}], CLASSES)
+    )
+
+
+def test_cam_stages(scenes, rng):
+    rows = []
+    for i, (image, mask) in enumerate(scenes):
+        maps = {name: rng.normal(size=(6, 7)).astype(np.float16) for name in ("coarse", "attention", "fused", "fine")}
+        rows.append({"image": image, "truth": mask, "class_index": i, **maps})
+    figure = plots.cam_stages(rows, CLASSES)
+    texts = check(figure)
+    assert len(figure.axes) == 4 * 6 + 1 and {"coarse CAM", "cross attention", "fine CAM", "elephant"} <= set(texts)
+    drawn = pictures(figure)[1]
+    positive = np.maximum(rows[0]["coarse"].astype(float), 0)
+    np.testing.assert_allclose(drawn, positive / positive.max(), atol=1e-3)
+
+
+def test_cam_stages_takes_an_empty_map_and_a_class_that_is_not_there(scenes):
+    image, mask = scenes[0]
+    maps = dict.fromkeys(("coarse", "attention", "fused", "fine"), np.zeros((4, 4)))
+    check(plots.cam_stages([{"image": image, "truth": mask, "class_index": 5, **maps}], CLASSES))
+
+
+@pytest.mark.parametrize("layers, heads", [(2, 2), (8, 3), (12, 6)])
+def test_attention_gallery(scenes, rng, layers, heads):
+    weights = rng.uniform(0.3, 0.7, (layers, heads))
+    figure = plots.attention_gallery(scenes[0][0], rng.random((layers, heads, 7, 6)), weights, "elephant")
+    texts = check(figure)
+    assert len(figure.axes) == layers * heads + 2
+    assert f"{weights[1, 0]:.2f}" in texts and f"layer {layers}" in texts and f"head {heads}" in texts
+    frames = [ax.spines["left"].get_edgecolor() for ax in figure.axes[: layers * heads]]
+    brightness = np.array([np.dot(frame[:3], (0.3, 0.59, 0.11)) for frame in frames]).reshape(layers, heads)
+    assert brightness.argmax() == weights.argmax() and brightness.argmin() == weights.argmin()
+
+
+def test_label_grid_colours_what_the_crf_changed(scenes):
+    image, truth = scenes[0]
+    seed, refined = np.where(truth == 255, 0, truth), np.where(truth == 255, 0, truth)
+    seed[20, 20] = 0  # fixed
+    refined[25, 25] = 3  # broken
+    seed[30, 30], refined[30, 30] = 0, 3  # wrong before and after
+    figure = plots.label_grid([{"image": image, "seed": seed, "refined": refined, "truth": truth}] * 2, CLASSES)
+    assert {"fixed by CRF", "broken by CRF", "change", "elephant"} <= set(check(figure))
+    change = pictures(figure)[4]
+    places = {"right before and after": (0, 0), "fixed by CRF": (20, 20), "broken by CRF": (25, 25),
+              "wrong before and after": (30, 30), "void": (10, 10)}  # fmt: skip
+    for label, place in places.items():
+        np.testing.assert_allclose(change[place] / 255, to_rgb(CHANGES[label]), atol=0.01, err_msg=label)
+
+
+def test_clipped_pixels_colours_hits_false_alarms_and_misses(scenes, rng):
+    image, truth = scenes[0]
+    label, clipped = np.where(truth == 255, 0, truth), np.zeros(truth.shape, bool)
+    label[20, 20] = label[20, 21] = 0
+    clipped[20, 20] = clipped[30, 30] = clipped[10, 10] = True
+    row = {"image": image, "label": label, "truth": truth, "loss": rng.random(truth.shape), "clipped": clipped}
+    figure = plots.clipped_pixels([row, {**row, "clipped": clipped & False, "label": truth}], CLASSES)
+    texts = check(figure)
+    assert "prec. 50%, rec. 50%" in texts and "prec. –, rec. –" in texts
+    places = {"kept, label right": (0, 0), "clipped, label wrong": (20, 20), "clipped, label right": (30, 30),
+              "kept, label wrong": (20, 21), "void": (10, 10)}  # fmt: skip
+    for label, place in places.items():
+        np.testing.assert_allclose(pictures(figure)[5][place] / 255, to_rgb(CLIPPING[label]), atol=0.01, err_msg=label)
+    np.testing.assert_array_equal(pictures(figure)[4], row["loss"])
+
+
+def test_best_typical_worst(scenes):
+    rows = [dict(image=image, truth=mask, prediction=mask, iou=11.0 * i) for i, (image, mask) in enumerate(scenes)]
+    figure = plots.best_typical_worst({"best": rows[:3], "typical": rows[:2], "worst": rows[3:]}, CLASSES)
+    texts = check(figure)
+    assert {"best", "typical", "worst", "IoU 33%"} <= set(texts)
+    assert sum(text.startswith("IoU") for text in texts) == 6
+
+
+# ── Charts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("names", [CLASSES, VOC_CLASSES])
+def test_data_charts(rng, names):
+    counts = pd.Series(rng.integers(1, 5000, len(names)), names)
+    figure = plots.class_frequencies(counts)
+    assert f"{counts.max():,}" in check(figure)
+    np.testing.assert_array_equal([bar.get_width() for bar in figure.axes[0].patches], sorted(counts, reverse=True))
+
+    matrix = np.full((len(names), len(names)), 10) + 30 * np.eye(len(names), dtype=int)
+    figure = plots.co_occurrence(matrix, names)
+    assert check(figure).count("25") == len(names) * (len(names) - 1)
+    assert np.isnan(np.diag(pictures(figure)[0].filled(np.nan))).all()
+
+
+def test_training_history(history):
+    figure = plots.training_history(history)
+    texts = check(figure)
+    losses, _, rate = figure.axes
+    assert {"epoch", "mAP on val (%)", "Learning rate (1e-3)", "sum"} <= set(texts)
+    np.testing.assert_allclose(losses.lines[3].get_ydata(), history["loss_fine"])
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), history["lr"] * 1e3)
+    history.loc[:5, "map_val"] = np.nan
+    assert len(plots.training_history(history).axes[1].lines[0].get_ydata()) == 2
+
+
+def test_training_history_of_one_epoch(history):
+    check(plots.training_history(history.iloc[:1]))
+
+
+def test_per_class_bars():
+    values = pd.Series([60.0, np.nan, 90.0], ["bear", "cat", "owl"])
+    figure = plots.per_class_bars(
+        values, "AP by class", "AP (%)", pd.Series([70.0, 95.0], ["bear", "owl"], name="ceiling")
+    )
+    assert {"AP by class", "AP (%)", "mean 75.0", "ceiling", "absent", "90.0"} <= set(check(figure))
+    ax = figure.axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [90, 60, 0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["owl", "bear", "cat"]
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [95, 70, np.nan])
+    assert "reference" in check(plots.per_class_bars(values, "AP", "%", 80.0))
+
+
+@pytest.mark.parametrize("layers, heads", [(8, 3), (12, 6), (12, 1)])
+def test_head_weights(rng, layers, heads):
+    weights = rng.uniform(0.3, 0.7, (layers, heads))
+    figure = plots.head_weights(weights, 0.02 * np.ones_like(weights))
+    assert {"layer", "head", "head 1"} <= set(check(figure))
+    np.testing.assert_allclose(pictures(figure)[0], weights.T)
+    np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), weights[:, 0])
+
+
+def test_threshold_curve(curve):
+    figure = plots.threshold_curve(curve, 0.3, "Otsu on the CAMs", 0.4)
+    texts = check(figure)
+    assert (
+        "chosen, Otsu on the CAMs: t = 0.30, mIoU 59.0%" in texts
+        and "best, oracle on masks: t = 0.40, mIoU 60.0%" in texts
+    )
+    np.testing.assert_allclose(figure.axes[0].lines[2].get_ydata(), curve["miou"])
+    errors = curve.assign(false_positive=30 * (1 - curve["threshold"]), false_negative=30 * curve["threshold"])
+    figure = plots.threshold_curve(errors, chosen=0.3)
+    assert len(figure.axes) == 2 and "missed of a class" in check(figure)
+
+
+@pytest.mark.parametrize(
+    "names, panels", [(CLASSES, 1), (["background", *VOC_CLASSES], 1), ([f"a class {i}" for i in range(80)], 3)]
+)
+def test_iou_comparison(rng, names, panels):
+    table = pd.DataFrame(rng.uniform(40, 90, (len(names), 3)), names, ["seed", "after CRF", "retrained, multi-scale"])
+    figure = plots.iou_comparison(table)
+    assert f"seed (mean {table['seed'].mean():.1f})" in check(figure) and len(figure.axes) == panels
+    heights = [bar.get_height() for ax in figure.axes for bar in ax.containers[1]]
+    np.testing.assert_allclose(heights, table["after CRF"])
+
+
+def test_crf_gain():
+    figure = plots.crf_gain(pd.DataFrame({"before": [50.0, 60, 70, 80], "after": [55.0, 70, 65, 80]}))
+    assert {"helped: 2 (50%)", "harmed: 1 (25%)", "unchanged: 1 (25%)", "mean +2.5"} <= set(check(figure))
+    np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), [[50, 55], [60, 70]])
+
+
+@pytest.mark.parametrize("length", [1, 4, 200])
+def test_clipping_history(rng, length):
+    columns = ("loss", "loss_unclipped", "clipped_share", "precision", "recall", "base_rate")
+    history = pd.DataFrame({"iteration": np.arange(length) * 10, **{name: rng.random(length) for name in columns}})
+    history.loc[: length // 2, ["precision", "recall"]] = np.nan
+    figure = plots.clipping_history(history, start_value=0.8)
+    assert {"start value 0.80", "iteration", "Share of clipped pixels"} <= set(check(figure)) and len(figure.axes) == 3
+    np.testing.assert_array_equal(figure.axes[2].lines[0].get_ydata(), history["precision"])
+    assert len(plots.clipping_history(history.drop(columns="base_rate")).axes[2].lines) == 4
+
+
+@pytest.mark.parametrize("names", [CLASSES, ["background", *VOC_CLASSES], [f"name {i}" for i in range(81)]])
+def test_confusion(names):
+    matrix = np.diag(np.full(len(names), 300))
+    matrix[0, 1] = 100
+    matrix[2, 2] = 0  # a class that does not occur
+    figure = plots.confusion(matrix, names)
+    texts = check(figure)
+    share = pictures(figure)[0]
+    assert share[0, 0] == 75 and share[0, 1] == 25 and share[2].sum() == 0
+    assert {"true", "predicted"} <= set(texts) and ("75" in texts) == (len(names) < 30)
+
+
+@pytest.mark.parametrize("names", [CLASSES, VOC_CLASSES])
+def test_size_against_iou(rng, names):
+    size = np.exp(rng.uniform(-1, 3.5, 120))
+    table = pd.DataFrame({"size": size, "iou": rng.uniform(0, 100, 120), "class": rng.choice(names, 120)})
+    figure = plots.size_against_iou(table)
+    texts = check(figure)
+    assert "mean of each sixth" in texts and ("owl" in texts) == (names is CLASSES)
+    smallest = table.nsmallest(20, "size")["iou"].mean()
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata()[0], smallest)
+    check(plots.size_against_iou(table.iloc[:2]))
+
+
+def test_stage_bars():
+    results = pd.DataFrame({
+        "stage": ["raw CAM · train (2400)", "best t, oracle · train (2400)", "retrained, multi-scale · val (400)"],
+        "value": [50.0, 52.0, 66.0], "list": ["train", "train", "val"], "oracle": [False, True, False],
+        "std": [np.nan, np.nan, 1.2],
+    })  # fmt: skip
+    figure = plots.stage_bars(results)
+    assert {"66.0 ± 1.2", "train", "val", "oracle: made or chosen with masks"} <= set(check(figure))
+    bars = figure.axes[0].patches
+    assert [bar.get_width() for bar in bars] == [50, 52, 66] and [bool(bar.get_hatch()) for bar in bars] == [
+        False,
+        True,
+        False,
+    ]
+    check(plots.stage_bars(results[["stage", "value"]]))
+
+
+def test_curves_name_the_best_of_each():
+    table = pd.DataFrame({"coarse": [10.0, 30.0, 20.0], "fine": [15.0, 35.0, 45.0]}, index=[0.1, 0.2, 0.3])
+    figure = plots.curves(table, "background score", "Seed mIoU (%)")
+    assert {"coarse: best 30.0 at 0.20", "fine: best 45.0 at 0.30", "background score"} <= set(check(figure))
+    np.testing.assert_array_equal(figure.axes[0].lines[2].get_ydata(), table["fine"])
+
+
+def test_seed_view_shows_the_seed_of_all_classes(scenes):
+    image, mask = scenes[0]
+    cams = {c: (mask == c + 1) * 0.8 for c in range(len(CLASSES)) if (mask == c + 1).any()}
+    first = next(iter(cams))
+    figure = plots.seed_view(image, cams, first, 0.5, CLASSES)
+    assert {f"CAM of {CLASSES[first]}", "seed at 0.50", "background"} <= set(check(figure))
+    seed = figure.axes[2].images[0].get_array()
+    np.testing.assert_array_equal(seed, plots.colour_mask(np.where(mask == 255, 0, mask).astype(np.uint8)))

@@ -1,0 +1,214 @@
+"""From CAMs to pseudo labels: files, seeds through the CRF, the order of parallel work, the threshold without masks."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from weaktr import pseudo_labels
+from weaktr.crf import refine_labels
+from weaktr.data.images import read_label_png
+from weaktr.errors import DataError
+from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
+from weaktr.pseudo_labels import load_cams, parallel, refine_file, refine_seed, save_cams, threshold_by_agreement
+
+
+def random_cams(classes, shape=(40, 50), seed=0):
+    generator = np.random.default_rng(seed)
+    return {c: generator.random(shape, np.float32) for c in classes}
+
+
+def planted_cams(mask, labels, seed=0):
+    """CAMs with 0.2–0.45 outside and 0.55–0.9 inside: only thresholds between 0.45 and 0.55 give a clean seed."""
+    generator = np.random.default_rng(seed)
+    return {
+        int(c): np.where(
+            mask == c + 1, generator.uniform(0.55, 0.9, mask.shape), generator.uniform(0.2, 0.45, mask.shape)
+        )
+        for c in np.flatnonzero(labels)
+    }
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_cams_come_back_as_they_were(tmp_path):
+    cams = random_cams((0, 7, 19))
+    save_cams(tmp_path / "a.npz", cams)
+    found = load_cams(tmp_path / "a.npz")
+    assert found.keys() == cams.keys()
+    for c, cam in cams.items():
+        assert found[c].dtype == np.float32 and found[c].shape == cam.shape
+        assert np.abs(found[c] - cam).max() < 1e-3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    save_cams(tmp_path / "none.npz", {})  # an image without any class
+    assert load_cams(tmp_path / "none.npz") == {}
+
+
+def test_cams_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    save_cams(tmp_path / "old.npz", random_cams((1,)))
+    before = (tmp_path / "old.npz").read_bytes()
+
+    def fail(path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    for name in ("old", "new"):
+        with pytest.raises(OSError, match="disk full"):
+            save_cams(tmp_path / f"{name}.npz", random_cams((2,)))
+    assert (tmp_path / "old.npz").read_bytes() == before
+    assert not (tmp_path / "new.npz").exists()
+
+
+DAMAGES = [
+    pytest.param(lambda path: path.unlink(), id="missing"),
+    pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+    pytest.param(lambda path: path.write_text("no archive"), id="text"),
+    pytest.param(
+        lambda path: path.write_bytes(path.read_bytes()[:300]),
+        id="truncated",
+    ),
+    pytest.param(
+        lambda path: path.write_bytes(path.read_bytes()[:200] + bytes(300) + path.read_bytes()[500:]),
+        id="damaged",
+    ),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_cam_file_is_named_with_the_remedy(tmp_path, damage):
+    path = tmp_path / "scene_000001.npz"
+    save_cams(path, random_cams((1, 2)))
+    damage(path)
+    with pytest.raises(DataError) as caught:
+        load_cams(path)
+    assert str(path) in str(caught.value) and "run 02_cam_generation again" in str(caught.value)
+
+
+# ---------------------------------------------------------------- one image
+
+
+def test_refined_seed_is_the_crf_on_compact_labels():
+    """Classes 0 and 3 of five: the CRF sees three labels, and values come back as the data set numbers them."""
+    image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    labels, cams = np.float32([1, 0, 0, 1, 0]), random_cams((0, 3))
+    seed, label = refine_seed(image, labels, cams, 0.6, "voc")
+    assert (seed == seed_mask(cams, 0.6)).all() and set(np.unique(seed)) == {0, 1, 4}
+    compact = np.zeros_like(seed)
+    compact[seed == 1], compact[seed == 4] = 1, 2
+    refined = refine_labels(image, compact, "voc", 3)
+    expected = np.zeros_like(seed)
+    expected[refined == 1], expected[refined == 2] = 1, 4
+    assert label.dtype == np.uint8 and (label == expected).all()
+    assert (label != seed).any()
+
+
+@pytest.mark.parametrize("settings", ["voc", "coco"])
+def test_a_class_without_a_seed_pixel_still_counts(tiny_dataset, settings):
+    """n_labels is background and every class of the image label: it sets the probability of a wrong seed label."""
+    image, labels = tiny_dataset.image("scene_000000"), np.zeros(8, np.float32)
+    labels[[2, 4, 5, 6]] = 1
+    cams = random_cams((2, 4, 5, 6), image.shape[:2])
+    for c in (4, 5, 6):
+        cams[c] *= 0.1
+    seed, label = refine_seed(image, labels, cams, 0.5, settings)
+    compact = (seed == 3).astype(np.uint8)
+    assert set(np.unique(seed)) == {0, 3}
+    expected = refine_labels(image, compact, settings, 5)
+    assert (label == np.array([0, 3, 5, 6, 7])[expected]).all()
+    without = refine_labels(image, compact, settings, 2)
+    assert (without != expected).any(), "the example does not tell the two apart"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pseudo_labels_hold_classes_of_the_image_label_only(tiny_dataset, seed):
+    generator = np.random.default_rng(seed)
+    image = tiny_dataset.image(f"scene_{seed:06d}")
+    present = generator.choice(8, generator.integers(1, 4), replace=False)
+    labels = np.zeros(8, np.float32)
+    labels[present] = 1
+    for threshold in (0.0, 0.5, 0.9, 1.0):
+        found, label = refine_seed(image, labels, random_cams(present, image.shape[:2], seed), threshold, "voc")
+        for values in (found, label):
+            assert values.shape == image.shape[:2] and values.dtype == np.uint8
+            assert set(np.unique(values)) <= {0, *(present + 1)}
+
+
+def test_an_image_without_a_class_is_all_background(tiny_dataset):
+    image = tiny_dataset.image("scene_000000")
+    seed, label = refine_seed(image, np.zeros(8, np.float32), {}, 0.4, "voc")
+    assert seed.shape == label.shape == image.shape[:2] and not seed.any() and not label.any()
+
+
+# ---------------------------------------------------------------- many images
+
+
+def slow_square(number):
+    """Later items are faster, so that they finish first."""
+    time.sleep(0.05 if number < 8 else 0)
+    return number * number, os.getpid()
+
+
+class Counter:
+    done = 0
+
+    def update(self, n):
+        self.done += n
+
+
+def test_parallel_keeps_the_order():
+    counter = Counter()
+    results = parallel(slow_square, list(range(40)), 2, counter)
+    assert [square for square, _ in results] == [number**2 for number in range(40)]
+    assert len({pid for _, pid in results}) == 2 and os.getpid() not in {pid for _, pid in results}
+    assert counter.done == 40
+    assert parallel(slow_square, [], 0) == []
+
+
+def fail_at_three(number):
+    if number == 3:
+        raise DataError("image 3 is broken")
+    return number
+
+
+def test_an_error_in_a_process_arrives_as_itself():
+    with pytest.raises(DataError, match="image 3 is broken"):
+        parallel(fail_at_three, list(range(5)), 1)
+
+
+def test_files_are_refined_once(tiny_dataset, tmp_path):
+    cams, output = tmp_path / "cams", tmp_path / "labels"
+    cams.mkdir(), output.mkdir()
+    image_id = tiny_dataset.ids("train")[0]
+    planted = planted_cams(tiny_dataset.mask(image_id), tiny_dataset.labels(image_id))
+    save_cams(cams / f"{image_id}.npz", planted)
+    job = {"dataset": tiny_dataset, "cams": cams, "threshold": 0.5, "settings": "voc"}
+    seed, label = refine_file(image_id, **job)
+    assert refine_file(image_id, **job, output=output) is None
+    path = output / f"{image_id}.png"
+    assert (read_label_png(path) == label).all() and list(output.iterdir()) == [path]
+    expected = refine_seed(
+        tiny_dataset.image(image_id), tiny_dataset.labels(image_id), load_cams(cams / f"{image_id}.npz"), 0.5, "voc"
+    )
+    assert (seed == expected[0]).all() and (label == expected[1]).all()
+    os.utime(path, (1, 1))
+    (cams / f"{image_id}.npz").unlink()  # not even read again
+    assert refine_file(image_id, **job, output=output) is None
+    assert path.stat().st_mtime == 1
+
+
+def test_agreement_with_the_crf_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "parallel", lambda function, items, _: [function(item) for item in items])
+    monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
+    ids = tiny_dataset.ids("train")[:5]
+    for image_id in ids:
+        mask = read_label_png(tiny_dataset.mask_path(image_id))
+        save_cams(tmp_path / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)))
+    agreement = threshold_by_agreement(tiny_dataset, ids, tmp_path, "voc", [0.3, 0.4, 0.5, 0.6, 0.7], 1)
+    assert list(agreement.index) == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert agreement.idxmax() == 0.5 and agreement[0.5] > agreement.drop(0.5).max() + 3
+    job = {"dataset": tiny_dataset, "cams": tmp_path, "threshold": 0.6, "settings": "voc"}
+    pairs = [refine_file(image_id, **job) for image_id in ids]
+    assert agreement[0.6] == pytest.approx(mean_iou(sum(confusion_matrix(*pair, 9) for pair in pairs)))

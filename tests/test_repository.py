@@ -1,0 +1,150 @@
+"""The repository's own rules: one list of versions, clean and readable notebooks, a package that stays thin."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weaktr import presets
+from weaktr.parameters import catalogue, check_parameters, declared_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "weaktr").rglob("*.py"))
+TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".ipynb", ".json", ".csv", ".mplstyle", ""}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def committed():
+    """The files git knows or would add; all of them where this is no clone."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git clone")
+    return [ROOT / name for name in sorted(set(done.stdout.split("\0"))) if name and (ROOT / name).is_file()]
+
+
+def cells(notebook, kind):
+    found = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
+    return [(cell, "".join(cell["source"])) for cell in found]
+
+
+# --- set-up
+
+
+def test_versions_are_pinned_once():
+    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+", requirement), requirement
+
+
+def test_environment_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert pip == {"pip": ["-e .[dev]"]}  # so that conda installs what pyproject.toml pins, and nothing else
+    assert conda == ["python=" + PROJECT["requires-python"].removeprefix(">="), "pip"]
+
+
+def test_installed_versions_are_the_pinned_ones():
+    from importlib.metadata import version
+
+    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+        name, pinned = requirement.split("==")
+        assert version(name).split("+")[0] in (pinned, pinned.removesuffix(".0")), name
+
+
+def test_make_targets():
+    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {line.split()[1] for line in done.stdout.splitlines()}
+    assert {"help", "setup", "demo", "test", "lab", "lint", "clean"} <= listed
+
+
+def test_continuous_integration_calls_what_the_readme_says():
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text()
+    assert "make test" in readme
+    assert "make demo" in readme
+
+
+@pytest.mark.parametrize("name", ["README.md", "LOG.md", "LICENSE", "environment.yml", ".pre-commit-config.yaml"])
+def test_papers_are_there(name):
+    assert (ROOT / name).read_text().strip()
+
+
+def test_nothing_of_this_machine_is_written_down():
+    folders = re.compile(r"(?<![\w.}/~-])/(?:home|Users|root|work|mnt|media)/\w")
+    hosts = re.compile(r"\b(?:pypi|pythonhosted|anaconda|prefix|npmjs)\.(?:org|com|dev)\b|index[-]url")
+    for path in committed():
+        if path.suffix in TEXT:
+            text = path.read_text(encoding="utf-8")
+            found = folders.search(text) or hosts.search(text) or (str(ROOT) in text and ROOT)
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+# --- the package
+
+
+def test_the_package_stays_thin():
+    lines = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert sum(lines.values()) <= 4600
+    assert max(lines.values()) <= 400, max(lines, key=lines.get)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_names_have_docstrings(module):
+    tree = ast.parse(module.read_text())
+    documented = ast.FunctionDef | ast.ClassDef
+    bare = [n.name for n in tree.body if isinstance(n, documented) and n.name[0] != "_" and not ast.get_docstring(n)]
+    assert not bare
+    assert not tree.body or ast.get_docstring(tree)
+
+
+# --- the notebooks
+
+
+@each_notebook
+def test_notebook_is_clean(notebook):
+    content = json.loads(notebook.read_text())
+    assert "papermill" not in content["metadata"]
+    for cell, _ in cells(notebook, "code"):
+        assert not cell["outputs"]
+        assert cell["execution_count"] is None
+        assert "papermill" not in cell["metadata"]
+        assert "injected-parameters" not in cell["metadata"].get("tags", [])
+
+
+@each_notebook
+def test_notebook_reads_well(notebook):
+    assert json.loads(notebook.read_text())["cells"][0]["cell_type"] == "markdown"
+    code = [source for cell, source in cells(notebook, "code") if "parameters" not in cell["metadata"].get("tags", [])]
+    prose = [source for _, source in cells(notebook, "markdown")]
+    lines = [line for source in code for line in source.splitlines() if line.strip()]
+    assert len(lines) <= 120
+    assert sum(map(len, prose)) >= sum(map(len, code))
+    assert "stage.finish(" in code[-1]
+    for node in (node for source in code for node in ast.walk(ast.parse(source))):
+        assert not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef), f"line {node.lineno}"
+        assert "exit" not in (getattr(node, "id", ""), getattr(node, "attr", ""))  # would read as success
+
+
+@each_notebook
+def test_notebook_opens_its_own_stage(notebook):
+    assert {"run_folder", "seed", "device"} <= declared_parameters(notebook).keys()
+    code = "\n".join(source for _, source in cells(notebook, "code"))
+    assert re.findall(r"open_stage\(\s*[\"'](\w+)[\"'], globals\(\)\)", code) == [notebook.stem]
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_are_valid(name):
+    preset = presets.get(name)
+    check_parameters(preset.parameters, catalogue())
+    for word in ("Cost: ", "Expected: ", "Command: "):
+        assert word in presets.PRESETS[name].__doc__

@@ -1,0 +1,429 @@
+"""The runner and the stage folders, on throw-away notebooks that take no time themselves."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weaktr import presets, runs, stages
+from weaktr.__main__ import main
+from weaktr.errors import ParameterError, RunError, UserError
+from weaktr.parameters import Parameter, catalogue, check_parameters, declared_parameters
+
+PARAMETERS = """\
+run_folder: str = "papermill_runs/demo"  # folder of the run
+seed: int = 504  # seed of everything random
+workers: int = 2  # processes that read images
+"""
+RECORD = '{"list": "val", "list_size": 9, "metric": "mIoU", "value": 50.5, "threshold": 0.4, "threshold_from": "rule"}'
+
+
+def write_notebook(folder, name, parameters, *cells):
+    """A notebook with a parameters cell, the call of open_stage, and `cells`."""
+    opening = f"import weaktr.runs\nstage = weaktr.runs.open_stage({name!r}, globals())"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in (parameters, opening, *cells)]
+    )
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    """Two stages: 01 counts how often it ran in artefact.txt; 02 reads 01 and shows a figure."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    count = 'with open(stage.folder / "artefact.txt", "a") as file:\n    file.write("ran\\n")'
+    finish = f"stage.finish([{RECORD}])"
+    write_notebook(folder, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", count, finish)
+    show = (
+        'print((stage.input("01_first") / "artefact.txt").read_text())\nimport matplotlib.pyplot as plt\n'
+        'figure, axes = plt.subplots(figsize=(1, 1))\nstage.show(figure, "empty")'
+    )
+    write_notebook(folder, "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", show, finish)
+    return folder
+
+
+@pytest.fixture
+def go(notebooks, tmp_path):
+    """Runs the notebooks; returns {stage: key} of what is finished then."""
+
+    def start(parameters=None, **options):
+        runs.run(parameters or {}, tmp_path / "run", notebooks=notebooks, **options)
+        return {name: stages.finished_key(tmp_path / "run" / name) for name in ("01_first", "02_second")}
+
+    return start
+
+
+# --- the parameters cell
+
+
+def one_cell(tmp_path, source):
+    write_notebook(tmp_path, "01_x", source)
+    return declared_parameters(tmp_path / "01_x.ipynb")
+
+
+def test_declared_parameters(tmp_path):
+    declared = one_cell(
+        tmp_path, 'lr: float = 1  # é rate\nname: str = "a#b"  # a # b\nscales: list = [1.0, 1.2]  # s\n'
+    )
+    assert declared == {
+        "lr": Parameter(float, 1.0, "é rate"),
+        "name": Parameter(str, "a#b", "a # b"),
+        "scales": Parameter(list, [1.0, 1.2], "s"),
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lr = 0.1  # no type",
+        "lr: float  # no value",
+        "lr: float = 0.1",
+        'lr: float = "0.1"  # text',
+        "n: int = 1.0  # not an int",
+        "lr: float | None = None  # union",
+        "lr: float = float(1)  # call",
+        "lr: float = 0.1  # help with = in it",
+        "a: list = [\n1]  # two lines",
+        "print(1)  # no parameter",
+        "n: int = 1  # once\nn: int = 2  # twice",
+    ],
+)
+def test_strict_parameters_cell(tmp_path, line):
+    with pytest.raises(ParameterError, match=r"01_x\.ipynb: parameters cell"):
+        one_cell(tmp_path, line)
+
+
+def test_shared_names_mean_the_same(tmp_path):
+    write_notebook(tmp_path, "01_x", "seed: int = 1  # seed")
+    write_notebook(tmp_path, "02_y", "seed: int = 2  # seed")
+    with pytest.raises(ParameterError, match="seed: 01_x and 02_y"):
+        catalogue(tmp_path)
+
+
+# --- values
+
+DECLARED = {
+    "01_x": {
+        "lr": Parameter(float, 0.1, ""),
+        "epochs": Parameter(int, 3, ""),
+        "ceiling": Parameter(bool, True, ""),
+        "dataset": Parameter(str, "synthetic", ""),
+        "scales": Parameter(list, [1.0, 1.2], ""),
+        "names": Parameter(list, [], ""),
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("lr", "1e-4", 1e-4),
+        ("lr", 1, 1.0),
+        ("epochs", "7", 7),
+        ("ceiling", "False", False),
+        ("dataset", "7", "7"),
+        ("scales", "1, 1.5", [1.0, 1.5]),
+        ("scales", "[1, 1.5]", [1.0, 1.5]),
+        ("scales", (1,), [1.0]),
+        ("scales", "", []),
+        ("names", "a, b", ["a", "b"]),
+    ],
+)
+def test_values(name, given, value):
+    got = check_parameters({name: given}, DECLARED)[name]
+    assert got == value
+    assert type(got) is type(value)
+    if isinstance(got, list):
+        assert [type(item) for item in got] == [type(item) for item in value]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("lr", "fast"),
+        ("lr", "nan"),
+        ("lr", True),
+        ("lr", None),
+        ("epochs", 1.0),
+        ("epochs", "1e3"),
+        ("epochs", True),
+        ("ceiling", "yes"),
+        ("ceiling", 1),
+        ("dataset", 7),
+        ("scales", "1, big"),
+        ("scales", "[1"),
+        ("scales", 1.0),
+    ],
+)
+def test_wrong_types(name, given):
+    with pytest.raises(ParameterError, match=f"parameter {name}: "):
+        check_parameters({name: given}, DECLARED)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.lists(st.floats(-1e9, 1e9)))
+def test_numbers_survive_as_text(number, numbers):
+    got = check_parameters({"lr": repr(number), "scales": json.dumps(numbers)}, DECLARED)
+    assert got["lr"] == number
+    assert got["scales"] == numbers
+
+
+def test_near_match():
+    with pytest.raises(ParameterError, match="unknown parameter 'epoch', did you mean epochs"):
+        check_parameters({"epoch": 1}, DECLARED)
+    with pytest.raises(ParameterError, match="unknown preset 'dmo', did you mean demo"):
+        presets.get("dmo")
+
+
+# --- the run
+
+
+def test_finished_stages_are_skipped_until_something_changes(go, tmp_path, capfd):
+    artefact = tmp_path / "run/01_first/artefact.txt"
+    first = go(preset="demo")
+    output = capfd.readouterr().out
+    assert "01_first · started" in output
+    assert output.splitlines()[-1].split()[:6] == ["02_second", "val", "(9)", "0.4", "(rule)", "–"]
+
+    assert go({"workers": 1}) == first  # how many read images changes no result
+    assert capfd.readouterr().out.count("up to date, skipped") == 2
+    second = go({"t": "0.25"})
+    assert (second["01_first"], artefact.read_text()) == (first["01_first"], "ran\n")
+    assert second["02_second"] != first["02_second"]
+    assert json.loads((tmp_path / "run/02_second/params.json").read_text())["t"] == 0.25
+
+    with pytest.raises(UserError, match=r"01_first: needed by 02_second, but has other parameters.*add 01"):
+        go({"lr": 1, "t": 0.25}, stages=["02"])
+    third = go({"lr": 1, "t": 0.25})
+    assert third["01_first"] != first["01_first"]
+    assert third["02_second"] != second["02_second"]
+    assert artefact.read_text() == "ran\n"  # the folder was cleared before
+
+    executed = (tmp_path / "run/02_second/notebook.ipynb").read_text()
+    assert "image/png" in executed
+    assert {path.name for path in (tmp_path / "run/02_second/figures").iterdir()} == {"empty.png", "empty.pdf"}
+    manifest = json.loads((tmp_path / "run/01_first/manifest.json").read_text())
+    assert manifest["seed"] == 504
+    assert manifest["preset"] == ""
+    assert manifest["versions"]["papermill"]
+    assert {"git", "hardware", "start", "end", "seconds", "peak_memory_mb", "data_fingerprint"} <= manifest.keys()
+
+
+def test_force(go, tmp_path):
+    first = go(stages=["01"])
+    time.sleep(1.1)
+    start = json.loads((tmp_path / "run/01_first/manifest.json").read_text())["start"]
+    assert go(stages=["01_first"], force=True) == first
+    assert json.loads((tmp_path / "run/01_first/manifest.json").read_text())["start"] > start
+
+
+def test_a_stage_made_again_makes_the_later_ones_stale(go, capfd):
+    first = go()
+    capfd.readouterr()
+    again = go(stages=["01"], force=True)
+    assert again["02_second"] == first["02_second"]
+    go()
+    output = capfd.readouterr().out
+    assert "01_first · up to date, skipped" in output
+    assert "02_second · made again: an earlier stage, the data or the weights changed" in output
+
+
+def test_weights_enter_the_key_by_content(tmp_path):
+    weights = tmp_path / "vit.safetensors"
+    values = {"backbone": "vit", "weights": str(weights)}
+    keys = set()
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        keys.add(stages.stage_key(values, "", []))
+    assert len(keys) == 2
+
+
+def test_failing_cell(notebooks, go, tmp_path, capfd):
+    bad = "# why\nvalues = {}\nvalues['absent']"
+    resume = (
+        'print("resumed" if (stage.folder / "half.txt").exists() else "fresh")\n(stage.folder / "half.txt").touch()'
+    )
+    write_notebook(notebooks, "01_first", PARAMETERS, resume, bad)
+    with pytest.raises(RunError) as failure:
+        go()
+    message = str(failure.value)
+    assert re.search(r"KeyError: 'absent'\n  in .*01_first.ipynb, cell \[5\] 'values = \{\}'\n", message)
+    executed = message.rsplit(": ", 1)[1]
+    assert "KeyError" in Path(executed).read_text()
+    assert stages.finished_key(tmp_path / "run/01_first") is None
+    assert "fresh" in capfd.readouterr().out
+
+    # the same parameters go on from what is there, others start afresh
+    write_notebook(notebooks, "01_first", PARAMETERS, resume, "raise weaktr.errors.DataError('a.jpg: truncated')")
+    with pytest.raises(RunError, match=r"^a.jpg: truncated\n  in .*cell \[5\]"):
+        go()
+    assert "resumed" in capfd.readouterr().out
+    write_notebook(notebooks, "01_first", PARAMETERS, resume)
+    with pytest.raises(RunError, match=r"ended without stage.finish"):
+        go({"seed": 1})
+    assert "fresh" in capfd.readouterr().out
+
+
+def test_nothing_starts_on_bad_input(notebooks, go, tmp_path):
+    with pytest.raises(ParameterError, match="unknown parameter 'seeds', did you mean seed"):
+        go({"seeds": 1})
+    with pytest.raises(ParameterError, match="unknown stage '03'; there are 01_first, 02_second"):
+        go(stages=["03"])
+    with pytest.raises(UserError, match="01_first: needed by 02_second, but is not finished"):
+        go(stages=["02"])
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run/01_first").mkdir(parents=True)
+    (tmp_path / "run/01_first/thesis.txt").write_text("dear")
+    with pytest.raises(UserError, match=r"no manifest.json, so no run made it"):
+        go()
+    assert (tmp_path / "run/01_first/thesis.txt").read_text() == "dear"
+
+
+def test_progress_is_live(notebooks, tmp_path, monkeypatch):
+    work = (
+        "import time\nprogress = stage.progress(2, label='epoch 1/1')\nprogress.update(2)\n"
+        "while not (stage.folder / 'seen').exists():\n    time.sleep(0.05)"
+    )
+    write_notebook(notebooks, "01_first", PARAMETERS, work, f"stage.finish([{RECORD}])")
+    folder = tmp_path / "run/01_first"
+
+    class Terminal(io.StringIO):
+        def write(self, text):
+            if "epoch 1/1 · 2/2 images" in text:
+                (folder / "seen").touch()  # only a line that arrives while the cell runs lets the cell end
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    watchdog = threading.Timer(30, lambda: (folder / "seen").touch())
+    watchdog.start()
+    start = time.monotonic()
+    runs.run({}, tmp_path / "run", stages=["01"], notebooks=notebooks)
+    watchdog.cancel()
+    assert time.monotonic() - start < 30
+
+
+def test_interruption_says_how_to_continue(notebooks, tmp_path):
+    write_notebook(notebooks, "01_first", PARAMETERS, "import time\nprint('working')\ntime.sleep(60)")
+    code = (
+        "import sys; from functools import partial; from weaktr import __main__, runs\n"
+        "runs.run = partial(runs.run, notebooks=sys.argv.pop(1)); sys.exit(__main__.main())"
+    )
+    arguments = ["run", "--run-folder", str(tmp_path / "run"), "--stages", "01"]
+    command = [sys.executable, "-c", code, str(notebooks), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=stages.ROOT)
+    for line in process.stdout:
+        if "working" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "01_first interrupted; the same command continues there" in errors
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run/01_first/manifest.json").read_text())["key"]
+
+
+# --- in a notebook that a person steps through
+
+
+def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "NOTEBOOKS", notebooks)
+    cell = {"run_folder": str(tmp_path / "run"), "seed": 504, "workers": 2, "lr": 0.1, "other": object()}
+    stage = runs.open_stage("01_first", cell)
+    assert runs.interactive()
+    assert "other" not in stage.parameters
+    stage.finish([])
+    (stage.folder / "artefact.txt").touch()
+    assert (runs.open_stage("01_first", cell).folder / "artefact.txt").exists()
+    with pytest.raises(UserError, match="02_second needs the finished stage 01_first") as failure:
+        runs.open_stage("02_second", cell | {"t": 0.5, "run_folder": str(tmp_path / "new")}).input("01_first")
+    assert isinstance(failure.value, UserError)
+    with pytest.raises(UserError, match=r"holds a finished stage \(lr 0.1 → 0.2\); choose another run_folder"):
+        runs.open_stage("01_first", cell | {"lr": 0.2})
+    assert (stage.folder / "artefact.txt").exists()
+    with pytest.raises(ParameterError, match="lr: '1e-4' is of type str"):
+        runs.open_stage("01_first", cell | {"lr": "1e-4"})
+    with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
+        runs.open_stage("01_first", {"run_folder": "x"})
+
+
+def test_finish_refuses_incomplete_records(tmp_path):
+    stage = stages.Stage("01_first", tmp_path, {})
+    with pytest.raises(ValueError, match="lacks list_size"):
+        stage.finish([{"list": "val", "metric": "mIoU", "value": 1.0}])
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_progress_lines(capsys, monkeypatch):
+    clock = iter([0.0, 5.0, 10.0, 15.0, 25.0])
+    monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
+    progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
+    for _ in range(4):
+        progress.update(600)
+    assert capsys.readouterr().out.splitlines() == [
+        "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left",
+        "01_cam_training · epoch 3/8 · 2400/2400 images · 96 images/s · 0:25 in all",
+    ]
+
+
+def test_oracle_rows_are_marked():
+    record = {"stage": "02", "list": "train", "list_size": 5, "metric": "mIoU", "value": 61.234, "crf": False}
+    record |= {"threshold": 0.43, "threshold_from": "masks", "scales": [1.0, 1.2], "oracle": True}
+    header, row = stages.results_table([record]).splitlines()
+    assert header.split()[0] == "stage"
+    assert row.split() == ["02", "train", "(5)", "0.43", "(masks)", "1.0,", "1.2", "no", "mIoU", "61.23", "oracle"]
+
+
+# --- files
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "sub/x.npz"
+    with pytest.raises(RuntimeError), stages.atomic(path) as aside:
+        assert aside.suffix == ".npz"
+        assert aside.parent == path.parent
+        aside.write_text("half")
+        raise RuntimeError
+    assert not list(path.parent.iterdir())
+    stages.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Circular"):
+        circular = []
+        circular.append(circular)
+        stages.write_json(path, circular)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert len(list(path.parent.iterdir())) == 1
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--preset", "dmo"], "unknown preset 'dmo', did you mean demo"),
+        (["run", "--set", "seed"], "--set 'seed': write it as name=value"),
+    ],
+)
+def test_command_line_errors(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("weaktr: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_presets_are_listed_without_torch():
+    code = "import sys; from weaktr.__main__ import main; main(['presets']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=stages.ROOT, check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"preset", *presets.PRESETS}

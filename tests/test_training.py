@@ -1,0 +1,472 @@
+"""Both training loops on a network of two blocks: they learn, repeat bit by bit, and survive being killed."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from weaktr import train_cam as cam_loop
+from weaktr import train_segmenter as segmenter_loop
+from weaktr.data.images import read_label_png
+from weaktr.data.transforms import SegmentationSamples, seed_everything
+from weaktr.errors import ParameterError
+from weaktr.losses import cam_losses, gradient_clipping
+from weaktr.models import create_cam_model, create_segmenter
+from weaktr.train_cam import autocast, average_precision, classify, train_cam
+from weaktr.train_segmenter import clipping_quality, learning_rate, train_segmenter
+
+BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+SIDE = 32
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class Bar:
+    """Progress that keeps its counts, and breaks off the run after `kill` updates in all."""
+
+    def __init__(self, kill=math.inf):
+        self.kill, self.labels, self.totals, self.counts = kill, [], [], []
+
+    def __call__(self, total, label):
+        self.labels.append(label)
+        self.totals.append(total)
+        self.counts.append(0)
+        return self
+
+    def update(self, n):
+        self.counts[-1] += n
+        self.kill -= 1
+        if self.kill == 0:
+            raise KeyboardInterrupt
+
+
+def same_weights(one, two):
+    one, two = one.state_dict(), two.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def without_speed(history):
+    return history.drop(columns="images_per_second")
+
+
+# ---------------------------------------------------------------- step 1
+
+
+def cam_model(seed=1):
+    seed_everything(seed)
+    return create_cam_model(BACKBONE, 8, pretrained=False, image_size=SIDE, reduction=2, drop_path=0.1)
+
+
+def learn_cams(dataset, folder, *, seed=1, initial=None, progress=None, model=None, **more):
+    """Three epochs of two steps → the trained model and its history."""
+    folder.mkdir(exist_ok=True)
+    model = model or cam_model(initial or seed)
+    options = {"train_list": "train", "val_list": "val", "epochs": 3, "batch_size": 4, "lr": 0.5, "warmup": 0} | more
+    history = train_cam(
+        model,
+        dataset,
+        **options,
+        augmentation="",
+        min_crop=0.5,
+        seed=seed,
+        workers=1,
+        precision="fp32",
+        folder=folder,
+        progress=progress or Bar(),
+    )
+    return model, history
+
+
+@pytest.fixture(scope="module")
+def trained_cams(tiny_dataset, tmp_path_factory):
+    """One uninterrupted run: model, history, folder, progress."""
+    folder, bar = tmp_path_factory.mktemp("cam"), Bar()
+    return *learn_cams(tiny_dataset, folder, progress=bar), folder, bar
+
+
+def test_cam_training_reports_what_it_did(trained_cams):
+    model, history, folder, bar = trained_cams
+    assert not model.training and (folder / "resume.pt").is_file()
+    assert bar.labels == ["epoch 1/3", "epoch 2/3", "epoch 3/3"] and bar.totals == bar.counts == [8, 8, 8]
+    assert list(history["epoch"]) == [1, 2, 3]
+    parts = history[["loss_cls", "loss_coarse", "loss_fine"]]
+    assert np.allclose(history["loss"], parts.sum(axis=1)) and (parts.nunique() == 3).all()
+    assert history["map_val"].between(0, 100).all() and (history["images_per_second"] > 0).all()
+    peak = 0.5 * 4 / 512
+    assert np.allclose(history["lr"], [cam_loop.learning_rate(e, peak, 3, 0) for e in range(3)], rtol=1e-12)
+
+
+def test_cam_training_lowers_its_loss(tiny_dataset, tmp_path):
+    _, history = learn_cams(tiny_dataset, tmp_path, epochs=6)
+    assert history["loss"].iloc[-1] < 0.9 * history["loss"].iloc[0]
+    assert history["loss_cls"].iloc[-1] < history["loss_cls"].iloc[0]
+
+
+def test_same_seed_same_cam_weights(trained_cams, tiny_dataset, tmp_path):
+    model, history, *_ = trained_cams
+    again, again_history = learn_cams(tiny_dataset, tmp_path)
+    assert same_weights(model, again) and without_speed(history).equals(without_speed(again_history))
+
+
+def test_another_seed_other_cam_weights(trained_cams, tiny_dataset, tmp_path):
+    """Same initial weights: the order and the crops alone make the difference."""
+    other, history = learn_cams(tiny_dataset, tmp_path, seed=2, initial=1)
+    assert not same_weights(trained_cams[0], other)
+    assert history["loss"].iloc[-1] != trained_cams[1]["loss"].iloc[-1]
+
+
+@pytest.mark.parametrize("updates", [2, 3], ids=["at the end of an epoch", "within an epoch"])
+def test_a_killed_cam_training_goes_on_as_if_nothing_had_happened(trained_cams, tiny_dataset, tmp_path, capfd, updates):
+    with pytest.raises(KeyboardInterrupt):
+        learn_cams(tiny_dataset, tmp_path, progress=Bar(kill=updates))
+    assert (tmp_path / "resume.pt").is_file() == (updates == 3)
+    bar = Bar()
+    model, history = learn_cams(tiny_dataset, tmp_path, initial=1 if updates == 2 else 99, progress=bar)
+    assert bar.labels == ["epoch 2/3", "epoch 3/3"] if updates == 3 else len(bar.labels) == 3
+    assert same_weights(model, trained_cams[0])
+    assert without_speed(history).equals(without_speed(trained_cams[1]))
+    assert ("going on after 1 finished" in capfd.readouterr().out) == (updates == 3)
+
+
+def test_a_finished_cam_training_is_only_loaded(trained_cams, tiny_dataset):
+    model, history, folder, _ = trained_cams
+    bar = Bar()
+    again, again_history = learn_cams(tiny_dataset, folder, initial=99, progress=bar)
+    assert bar.labels == [] and same_weights(model, again) and again_history.equals(history)
+
+
+def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
+    model = cam_model()
+    torch.nn.init.constant_(model.head.weight, math.nan)
+    with pytest.raises(ParameterError, match=r"loss became nan in epoch 1; lower the learning rate 0\.5"):
+        learn_cams(tiny_dataset, tmp_path, model=model)
+    assert not (tmp_path / "resume.pt").exists()
+
+
+def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
+    with pytest.raises(ParameterError, match="list train has 8 images, fewer than batch size 9"):
+        learn_cams(tiny_dataset, tmp_path, batch_size=9)
+
+
+def test_no_mask_is_read_by_step_one(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
+    learn_cams(tiny_dataset, tmp_path, epochs=1)
+
+
+def test_classify_is_the_mean_of_three_logits_over_whole_images(trained_cams, tiny_dataset):
+    from PIL import Image
+
+    from weaktr.inference import normalise
+
+    model = trained_cams[0]
+    scores, labels = classify(model, tiny_dataset, "val", "fp32")
+    ids = tiny_dataset.ids("val")
+    assert (labels == np.stack([tiny_dataset.labels(i) for i in ids])).all()
+    for row, image_id in zip(scores, ids):
+        small = Image.fromarray(tiny_dataset.image(image_id)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        with torch.no_grad():
+            out = model(normalise(np.asarray(small), model.mean, model.std)[None])
+        assert np.allclose(row, (out.cls_logits + out.coarse_logits + out.fine_logits)[0] / 3, atol=1e-5)
+
+
+def test_average_precision_against_a_loop():
+    generator = np.random.default_rng(0)
+    scores, labels = generator.normal(size=(30, 4)), (generator.random((30, 4)) < 0.3).astype(np.float32)
+    labels[:, 2] = 0
+    found = average_precision(scores, labels)
+    assert math.isnan(found[2])
+    for c in (0, 1, 3):
+        order = np.argsort(-scores[:, c])
+        hits, total = 0, 0.0
+        for rank, index in enumerate(order, start=1):
+            if labels[index, c]:
+                hits += 1
+                total += hits / rank
+        assert found[c] == pytest.approx(total / hits)
+
+
+# ---------------------------------------------------------------- step 2
+
+
+def segmenter(seed=1):
+    seed_everything(seed)
+    return create_segmenter(BACKBONE, 9, pretrained=False, image_size=SIDE, drop_path=0.1)
+
+
+def noisy(dataset, image_id):
+    """The mask with its left third called background."""
+    label = read_label_png(dataset.mask_path(image_id)).copy()
+    label[:, : label.shape[1] // 3] = 0
+    return label
+
+
+def samples_of(dataset, seed=1):
+    ids = dataset.ids("train") + dataset.ids("val")
+    return SegmentationSamples(
+        ids,
+        dataset.image,
+        lambda i: noisy(dataset, i),
+        dataset.mask,
+        base_size=36,
+        crop=SIDE,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        seed=seed,
+    )
+
+
+def learn_masks(dataset, folder, *, seed=1, initial=None, progress=None, samples=None, model=None, **more):
+    """Four epochs of twelve steps → the trained model and its history."""
+    folder.mkdir(exist_ok=True)
+    model = model or segmenter(initial or seed)
+    options = {"epochs": 4, "batch_size": 1, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5} | more
+    history = train_segmenter(
+        model,
+        samples or samples_of(dataset, seed),
+        **options,
+        cell=8,
+        scope="batch",
+        seed=seed,
+        workers=1,
+        precision="fp32",
+        folder=folder,
+        progress=progress or Bar(),
+    )
+    return model, history
+
+
+@pytest.fixture(scope="module")
+def views(tiny_dataset):
+    """Two fixed views to watch."""
+    samples = samples_of(tiny_dataset)
+    samples.augment = False
+    pairs = [samples[0, index] for index in range(2)]
+    return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+
+class Recorder(torch.optim.SGD):
+    """SGD that keeps the rates of its groups at every step."""
+
+    made = None
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rates = []
+        Recorder.made = self
+
+    def step(self, *arguments):
+        self.rates.append([group["lr"] for group in self.param_groups])
+        return super().step(*arguments)
+
+
+@pytest.fixture(scope="module")
+def trained_masks(tiny_dataset, views, tmp_path_factory):
+    """One uninterrupted run: model, history, folder, progress, optimizer."""
+    folder, bar = tmp_path_factory.mktemp("segmenter"), Bar()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmenter_loop.torch.optim, "SGD", Recorder)
+        model, history = learn_masks(tiny_dataset, folder, progress=bar, watched=views)
+    return model, history, folder, bar, Recorder.made
+
+
+def test_mask_training_reports_every_iteration(trained_masks):
+    model, history, folder, bar, _ = trained_masks
+    assert not model.training and (folder / "resume.pt").is_file()
+    assert list(history["iteration"]) == list(range(48)) and bar.totals == bar.counts == [12] * 4
+    assert bar.labels == [f"epoch {e}/4" for e in (1, 2, 3, 4)]
+    assert (history["loss"] <= history["loss_unclipped"] + 1e-6).all()
+    assert history["loss_unclipped"].iloc[-12:].mean() < 0.9 * history["loss_unclipped"].iloc[:12].mean()
+    assert history["clipped_share"].between(0, 1).all() and (history["images_per_second"] > 0).all()
+
+
+def test_groups_have_their_rates(trained_masks):
+    """SGD with Nesterov momentum 0.9 and no weight decay; the encoder at a tenth of the decoder's rate."""
+    model, history, _, _, optimizer = trained_masks
+    expected = np.array([learning_rate(i, 48, 0.05, 0.001) for i in range(48)])
+    assert np.allclose(expected, 0.001 + 0.049 * (1 - np.arange(48) / 48) ** 0.9)
+    assert np.allclose(np.array(optimizer.rates), np.stack([0.1 * expected, expected], 1), rtol=1e-12)
+    assert np.allclose(history["lr"], expected, rtol=1e-12)
+    groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    assert groups == [{id(p) for p in part.parameters()} for part in (model.encoder, model.decoder)]
+    assert set.union(*groups) == {id(p) for p in model.parameters()}
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0)
+
+
+def test_start_value_is_found_from_the_loss(trained_masks):
+    """Nothing is clipped in the first half; then τ is the mean loss of the last tenth of that half (2 of 24)."""
+    history = trained_masks[1]
+    before, after = history.iloc[:24], history.iloc[24:]
+    assert before["start_value"].isna().all() and (before["clipped_share"] == 0).all()
+    assert (before["loss"] == before["loss_unclipped"]).all()
+    tau = history["loss_unclipped"].iloc[22:24].mean()
+    assert np.allclose(after["start_value"], tau, rtol=1e-12)
+    below = after["loss_unclipped"] <= tau
+    assert below.any() and (~below).any()
+    assert (after.loc[~below, "clipped_share"] == 0).all() and (after.loc[below, "clipped_share"] > 0).mean() > 0.9
+    assert (after.loc[below, "loss"] < after.loc[below, "loss_unclipped"]).mean() > 0.9
+
+
+def test_a_given_start_value_stands(tiny_dataset, tmp_path):
+    _, history = learn_masks(tiny_dataset, tmp_path / "high", epochs=1, start_value=100.0)
+    assert (history["start_value"] == 100).all() and (history["clipped_share"] > 0).all()
+    _, history = learn_masks(tiny_dataset, tmp_path / "low", epochs=1, start_value=1e-6)
+    assert (history["start_value"] == 1e-6).all() and (history["clipped_share"] == 0).all()
+
+
+def test_watched_views_are_written_eight_times(trained_masks, views):
+    model, history, folder, _, _ = trained_masks
+    files = sorted((folder / "clipping").iterdir())
+    assert [path.name for path in files] == [f"{i:06d}.npz" for i in range(6, 49, 6)]
+    losses = []
+    for path, tau in zip(files, history["start_value"].iloc[5::6]):
+        with np.load(path) as file:
+            loss, clipped = file["loss"].astype(np.float32), file["clipped"]
+        assert loss.shape == clipped.shape == (2, SIDE, SIDE) and clipped.dtype == bool
+        assert (loss[views[1].numpy() == 255] == 0).all()
+        assert not clipped.any() if math.isnan(tau) or loss.mean() > tau * 1.01 else clipped.any()
+        losses.append(loss.mean())
+    assert losses[-1] < losses[0]
+    with torch.no_grad():  # the last one shows the finished network, without dropout
+        expected = gradient_clipping(model(views[0]), views[1], history["start_value"].iloc[-1], 8)
+    assert np.allclose(loss, expected.pixel_loss, atol=0.01)
+    assert (clipped == (~expected.kept).numpy()).all()
+
+
+def test_watching_changes_nothing(trained_masks, tiny_dataset, tmp_path):
+    """Also: the same seed gives the same weights."""
+    model, history = learn_masks(tiny_dataset, tmp_path)
+    assert same_weights(model, trained_masks[0])
+    assert without_speed(history).equals(without_speed(trained_masks[1]))
+    assert not (tmp_path / "clipping").exists()
+
+
+def test_another_seed_other_masks(trained_masks, tiny_dataset, tmp_path):
+    model, _ = learn_masks(tiny_dataset, tmp_path, seed=2, initial=1)
+    assert not same_weights(model, trained_masks[0])
+
+
+@pytest.mark.parametrize("updates", [14, 30], ids=["before τ is found", "after"])
+def test_a_killed_mask_training_goes_on_as_if_nothing_had_happened(
+    trained_masks, tiny_dataset, views, tmp_path, updates
+):
+    with pytest.raises(KeyboardInterrupt):
+        learn_masks(tiny_dataset, tmp_path, progress=Bar(kill=updates), watched=views)
+    bar = Bar()
+    model, history = learn_masks(tiny_dataset, tmp_path, initial=99, progress=bar, watched=views)
+    assert bar.labels == [f"epoch {e}/4" for e in range(updates // 12 + 1, 5)]
+    assert same_weights(model, trained_masks[0])
+    assert without_speed(history).equals(without_speed(trained_masks[1]))
+    for path in (trained_masks[2] / "clipping").iterdir():
+        with np.load(path) as one, np.load(tmp_path / "clipping" / path.name) as two:
+            assert all((one[key] == two[key]).all() for key in ("loss", "clipped"))
+
+
+def test_nan_in_step_two_names_the_learning_rate(tiny_dataset, tmp_path):
+    model = segmenter()
+    torch.nn.init.constant_(model.decoder.cls_emb, math.nan)
+    with pytest.raises(ParameterError, match=r"loss became (nan|inf) at iteration 0; lower the learning rate 0\.05"):
+        learn_masks(tiny_dataset, tmp_path, model=model)
+    assert not (tmp_path / "resume.pt").exists()
+
+
+def test_fewer_images_than_the_batch_are_refused_in_step_two(tiny_dataset, tmp_path):
+    with pytest.raises(ParameterError, match="12 images, fewer than batch size 13"):
+        learn_masks(tiny_dataset, tmp_path, batch_size=13)
+
+
+def test_truth_does_not_reach_the_weights(trained_masks, tiny_dataset, tmp_path):
+    """The true masks ride along for the analysis: without them the weights are the same, the analysis is empty."""
+    samples = samples_of(tiny_dataset)
+    samples.truth = None
+    model, history = learn_masks(tiny_dataset, tmp_path, samples=samples)
+    assert same_weights(model, trained_masks[0])
+    assert history[["noise", "precision", "recall"]].isna().all(axis=None)
+    assert trained_masks[1]["noise"].between(0, 1).all() and trained_masks[1]["noise"].max() > 0.05
+
+
+# ---------------------------------------------------------------- does clipping find noise
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clipping_quality_against_a_loop(seed):
+    generator = np.random.default_rng(seed)
+    labels = generator.choice([0, 1, 2, 255], (2, 6, 5))
+    truth = np.where(generator.random((2, 6, 5)) < 0.6, labels, generator.choice([0, 1, 2, 255], (2, 6, 5)))
+    clipped = generator.random((2, 6, 5)) < 0.4
+    counts = dict.fromkeys(("labelled", "clipped", "known", "wrong", "clipped known", "clipped wrong"), 0)
+    for label, true, clip in zip(labels.ravel(), truth.ravel(), clipped.ravel()):
+        if label == 255:
+            continue
+        counts["labelled"] += 1
+        counts["clipped"] += clip
+        if true != 255:
+            counts["known"] += 1
+            counts["clipped known"] += clip
+            counts["wrong"] += label != true
+            counts["clipped wrong"] += clip and label != true
+    found = clipping_quality(*map(torch.from_numpy, (clipped, labels, truth)))
+    assert found == pytest.approx(
+        {
+            "clipped_share": counts["clipped"] / counts["labelled"],
+            "noise": counts["wrong"] / counts["known"],
+            "precision": counts["clipped wrong"] / counts["clipped known"],
+            "recall": counts["clipped wrong"] / counts["wrong"],
+        }
+    )
+
+
+def test_clipping_quality_is_undefined_without_cases():
+    nothing, void = torch.zeros(1, 2, 2, dtype=torch.bool), torch.full((1, 2, 2), 255)
+    labels = torch.ones(1, 2, 2, dtype=torch.long)
+    right = pd.Series(clipping_quality(nothing, labels, labels))
+    assert right["clipped_share"] == right["noise"] == 0 and right[["precision", "recall"]].isna().all()
+    unknown = pd.Series(clipping_quality(~nothing, labels, void))
+    assert unknown["clipped_share"] == 1 and unknown[["noise", "precision", "recall"]].isna().all()
+    assert pd.Series(clipping_quality(nothing, void, void)).isna().all()
+
+
+# ---------------------------------------------------------------- precision
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ParameterError, match="precision 'fp16' is unknown; one of auto, bf16, fp32"):
+        autocast(torch.device("cpu"), "fp16")
+    for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with autocast(torch.device("cpu"), precision):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_on_the_gpu_has_the_cpus_loss():
+    """One step of each network on CUDA with autocast against float32 on the CPU, before and after the step."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(4, 3, SIDE, SIDE), (torch.rand(4, 8) < 0.3).float()
+    target = torch.randint(0, 9, (4, SIDE, SIDE))
+
+    def losses(name, device):
+        seed_everything(1)
+        model = create_cam_model(BACKBONE, 8, pretrained=False, image_size=SIDE, reduction=2) if name == "cam" else None
+        model = model or create_segmenter(BACKBONE, 9, pretrained=False, image_size=SIDE, decoder_dropout=0.0)
+        model = model.to(device).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        found = []
+        for _ in range(2):
+            with autocast(torch.device(device), "auto" if device == "cuda" else "fp32"):
+                output = model(x.to(device))
+            if name == "cam":
+                loss = sum(cam_losses(output, labels.to(device)).values())
+            else:
+                loss = gradient_clipping(output, target.to(device), 100.0, 8).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    for name in ("cam", "segmenter"):
+        on_cpu = losses(name, "cpu")
+        assert losses(name, "cuda") == pytest.approx(on_cpu, rel=0.02)
+        assert on_cpu[1] < on_cpu[0]

@@ -1,0 +1,11 @@
+"""weaktr: weakly supervised semantic segmentation with plain vision transformers (WeakTr, arXiv 2304.01184)."""
+
+from importlib import import_module
+
+__all__ = ["predict"]
+
+
+def __getattr__(name):
+    if name == "predict":  # on first use: `python -m weaktr presets` must not wait for torch
+        return import_module(".inference", __name__).predict
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,84 @@
+"""The command line: python -m weaktr run | presets | parameters."""
+
+import argparse
+import sys
+import traceback
+
+from . import presets, runs
+from .errors import ParameterError, RunError, UserError
+from .parameters import NOTEBOOKS, catalogue
+
+
+def main(arguments=None):
+    """Runs the command line and returns its exit status: 0, 1 for a run that failed, 2 for input it cannot use."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (UserError, RunError) as error:
+        if options.debug:
+            traceback.print_exception(error)
+        print(f"weaktr: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RunError) else 2
+    except Exception as error:
+        if options.debug:
+            traceback.print_exception(error)
+        print(f"weaktr: {type(error).__name__}: {error}\n  --debug shows where", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("weaktr: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m weaktr", description="Weakly supervised segmentation with WeakTr.")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = commands.add_parser("run", help="execute the notebooks of a run, skipping what is up to date")
+    run.set_defaults(command=_run)
+    run.add_argument("--preset", default="demo", help="a name that `presets` lists (default: demo)")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="override a parameter")
+    run.add_argument("--run-folder", metavar="FOLDER", help="default: papermill_runs/<preset>")
+    run.add_argument("--stages", nargs="+", metavar="NN", help="only these, by number or name")
+    run.add_argument("--force", action="store_true", help="run also what is up to date")
+    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands.add_parser("presets", help="list the presets").set_defaults(command=_presets)
+    commands.add_parser("parameters", help="list all parameters").set_defaults(command=_parameters)
+    return parser
+
+
+def _run(options):
+    preset = presets.get(options.preset)
+    given = {}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ParameterError(f"--set {text!r}: write it as name=value")
+        given[name] = value
+    folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
+    runs.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
+
+
+def _presets(options):
+    rows = [presets.get(name) for name in presets.PRESETS]
+    _table([("preset", "what", "cost"), *((row.name, row.summary, row.cost) for row in rows)])
+
+
+def _parameters(options):
+    stages = catalogue(NOTEBOOKS)
+    known = {name: parameter for declared in stages.values() for name, parameter in declared.items()}
+    rows = [("parameter", "type", "default", "notebooks", "what")]
+    for name, (kind, default, text) in sorted(known.items()):
+        numbers = ",".join(stage[:2] for stage, declared in stages.items() if name in declared)
+        rows.append((name, kind.__name__, repr(default), numbers, text))
+    _table(rows)
+
+
+def _table(rows):
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What a run would stumble over later, refused before its first kernel starts: values, files, network, data."""
+
+from .data import check_parameters as check_data
+from .data.images import read_image
+from .errors import ParameterError, UserError
+from .stages import resolve
+
+POSITIVE = (
+    *("image_size", "reduction", "cam_epochs", "cam_batch_size", "cam_lr", "variant_images", "crop_size", "base_size"),
+    *("window_stride", "seg_epochs", "seg_batch_size", "seg_lr", "clip_cell"),
+)
+SHARES = ("drop_path", "threshold", "clip_start_share")
+NOT_NEGATIVE = ("seed", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
+
+
+def check_run(values):
+    """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
+
+    values: {name: value} of all stages, types already checked; names that are missing are not looked at.
+    """
+    from .crf import LABEL_SETTINGS
+    from .losses import SCOPES
+    from .models.cam import CAM_KINDS
+    from .models.fusion import FUSIONS, POOLS
+
+    choices = {
+        "cam_kind": CAM_KINDS,
+        "fusion": FUSIONS,
+        "pool": POOLS,
+        "clip_scope": SCOPES,
+        "crf_settings": tuple(LABEL_SETTINGS),
+        "precision": ("auto", "bf16", "fp32"),
+    }
+    for name, known in choices.items():
+        if name in values and values[name] not in known:
+            raise ParameterError(f"parameter {name}: {values[name]!r} is unknown; one of {', '.join(known)}")
+    for name in POSITIVE:
+        if name in values and not values[name] > 0:
+            raise ParameterError(f"parameter {name}: {values[name]} must be greater than 0")
+    for name in NOT_NEGATIVE:
+        if name in values and values[name] < 0:
+            raise ParameterError(f"parameter {name}: {values[name]} must not be negative")
+    if not 0 < values.get("cam_min_crop", 1) <= 1:
+        raise ParameterError(f"parameter cam_min_crop: {values['cam_min_crop']} must be above 0 and at most 1")
+    augment = values.get("seg_augment", [1, 1])
+    if len(augment) != 2 or not 0 < augment[0] <= augment[1]:
+        raise ParameterError(f"parameter seg_augment: {augment} must be two factors, smallest and largest")
+    for name in SHARES:
+        if name in values and not 0 <= values[name] < 1:
+            raise ParameterError(f"parameter {name}: {values[name]} must be at least 0 and below 1")
+    for name in ("cam_scales", "seg_scales"):
+        if name in values and not (values[name] and min(values[name]) > 0):
+            raise ParameterError(f"parameter {name}: {values[name]} must hold at least one factor, all greater than 0")
+    if {"crop_size", "window_stride"} <= values.keys() and values["window_stride"] > values["crop_size"]:
+        raise ParameterError(
+            f"parameter window_stride: {values['window_stride']} leaves gaps between windows of crop_size "
+            f"{values['crop_size']}"
+        )
+    if {"crop_size", "clip_cell"} <= values.keys() and values["crop_size"] % values["clip_cell"]:
+        raise ParameterError(
+            f"parameter clip_cell: cells of {values['clip_cell']} pixels do not divide crop_size {values['crop_size']}"
+        )
+    if values.get("photograph"):
+        read_image(resolve(values["photograph"]))
+    _check_device(values.get("device", "auto"))
+    if "backbone" in values:
+        _check_network(values)
+    check_data(values)
+
+
+def _check_device(name):
+    import torch
+
+    try:
+        torch.empty(1, device="cpu" if name == "auto" else name)
+    except (RuntimeError, AssertionError) as error:
+        raise ParameterError(f"parameter device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def _check_network(values):
+    from .models import create_cam_model
+
+    if values["weights"] and not resolve(values["weights"]).is_file():
+        raise UserError(f"parameter weights: {values['weights']} does not exist; give a file, or leave it empty")
+    try:
+        options = {name: values[name] for name in ("image_size", "fusion", "pool", "reduction") if name in values}
+        model = create_cam_model(values["backbone"], 1, pretrained=False, **options)
+    except (ValueError, AssertionError) as error:
+        raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
+    patch = model.encoder.vit.patch_embed.patch_size[0]
+    for name in ("image_size", "crop_size"):
+        if values.get(name, patch) % patch:
+            raise ParameterError(
+                f"parameter {name}: {values[name]} is no multiple of the backbone's patch of {patch} pixels"
+            )

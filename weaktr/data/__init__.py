@@ -1,0 +1,43 @@
+"""One contract, one reader file per source: `open_dataset` gives an object with `ids`, `image`, `labels`, `mask`."""
+
+from pathlib import Path
+
+from ..errors import DataError
+
+REPOSITORY = Path(__file__).parents[2]
+DATASETS = ("synthetic", "voc12")
+
+
+def open_dataset(name, root=""):
+    """The data set `name` ("synthetic" or "voc12") below `root`, relative to the repository; "" is `data/<name>`.
+
+    The synthetic one is drawn on first use. Raises DataError for an unknown name or a folder that lacks the data.
+    """
+    if name not in DATASETS:
+        raise DataError(f"data set {name!r} is unknown; one of {', '.join(DATASETS)}")
+    root = REPOSITORY / (root or f"data/{name}")
+    if name == "synthetic":
+        from .synthetic import open_synthetic
+
+        return open_synthetic(root)
+    from .voc import VOC
+
+    return VOC(root)
+
+
+def check_parameters(parameters):
+    """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
+
+    The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
+    """
+    dataset = open_dataset(parameters["dataset"], parameters["data_root"])
+    batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
+    for name, masks in (("train_list", False), ("eval_list", True), ("val_list", True)):
+        if name in parameters:
+            ids = dataset.ids(parameters[name])
+            if name == "train_list" and len(ids) < batch:
+                raise DataError(
+                    f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower it"
+                )
+            if dataset.name != "synthetic":  # which was drawn whole by ourselves
+                dataset.check(parameters[name], masks)

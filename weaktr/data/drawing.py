@@ -1,0 +1,281 @@
+"""How the pictures of the embedded data set are drawn: surfaces, cloths, bodies, heads and distractors."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SUPERSAMPLING = 2  # shapes are drawn at this multiple of the final size
+BACKGROUNDS = ("meadow", "snow", "desert", "forest", "barn", "sea")
+TEXTURES = ("plain", "stripes", "hoops", "dots", "checks", "patches")
+
+# RGB pairs for bodies, cushions and balls: none of them belongs to a class
+CLOTHES = np.array(
+    [
+        [(222, 84, 72), (250, 222, 170)],
+        [(60, 120, 190), (220, 232, 240)],
+        [(240, 180, 60), (150, 80, 40)],
+        [(104, 76, 150), (224, 190, 236)],
+        [(70, 150, 120), (230, 240, 200)],
+        [(120, 90, 70), (226, 200, 166)],
+        [(60, 66, 84), (190, 196, 206)],
+        [(226, 120, 160), (255, 236, 240)],
+    ],
+    dtype=float,
+)
+
+
+# ── Surfaces ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def smooth_noise(rng, height, width, cells):
+    """Zero-mean noise (height, width) of unit range, made of about `cells` blobs along the longer side."""
+    longest = max(height, width)
+    shape = (max(2, round(width * cells / longest)), max(2, round(height * cells / longest)))
+    coarse = Image.fromarray(rng.uniform(-1, 1, shape[::-1]).astype(np.float32))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def blend(first, second, share):
+    """Mix two RGB colours by a map (H, W) in 0..1 → (H, W, 3)."""
+    first, second = np.float32(first), np.float32(second)
+    return first + (second - first) * np.float32(share)[..., None]
+
+
+def draw_background(rng, kind, height, width):
+    """One of `BACKGROUNDS` as float RGB (height, width, 3)."""
+    rows, columns = (np.mgrid[0:height, 0:width] / height).astype(np.float32)
+    broad, fine = smooth_noise(rng, height, width, 5), smooth_noise(rng, height, width, 40)
+    horizon = rng.uniform(0.15, 0.4) + 0.04 * np.sin(columns * rng.uniform(2, 6) + rng.uniform(0, 6))
+    sky = blend((126, 182, 230), (222, 238, 250), np.clip(rows * 2.2 + 0.25 * broad, 0, 1))
+    if kind == "meadow":
+        ground = blend((128, 176, 78), (70, 124, 52), np.clip(rows + 0.3 * fine + 0.2 * broad, 0, 1))
+    elif kind == "snow":
+        ground = blend((246, 250, 255), (186, 206, 228), np.clip(0.35 + 0.5 * broad + 0.1 * fine, 0, 1))
+    elif kind == "desert":
+        dunes = 0.5 + 0.5 * np.sin(rows * rng.uniform(16, 30) + 3 * columns + 2 * broad)
+        ground = blend((236, 204, 142), (206, 160, 98), np.clip(0.7 * dunes + 0.2 * fine, 0, 1))
+    elif kind == "forest":
+        trunks = np.sin(columns * rng.uniform(18, 30) + 1.5 * broad) > 0.55
+        leaves = blend((62, 104, 66), (28, 62, 44), np.clip(0.5 + 0.6 * fine, 0, 1))
+        sky = np.where(trunks[..., None], blend((92, 70, 52), (60, 46, 36), np.clip(0.5 + fine, 0, 1)), leaves)
+        horizon = horizon + 0.3
+        ground = blend((104, 112, 62), (74, 82, 44), np.clip(0.5 + 0.5 * fine + 0.3 * broad, 0, 1))
+    elif kind == "barn":
+        planks = np.abs((columns * rng.uniform(5, 8)) % 1 - 0.5) > 0.46
+        sky = blend((168, 92, 70), (128, 62, 50), np.clip(0.4 + 0.3 * fine + 0.6 * planks, 0, 1))
+        horizon = horizon + 0.2
+        ground = blend((206, 174, 104), (160, 124, 66), np.clip(0.5 + 0.7 * fine, 0, 1))
+    else:  # sea
+        ripples = 0.5 + 0.5 * np.sin(rows * rng.uniform(50, 70) + 4 * broad + 6 * columns)
+        ground = blend((64, 142, 176), (138, 200, 214), np.clip(0.6 * ripples + 0.3 * broad, 0, 1))
+    edge = np.clip((rows - horizon) * height / 3, 0, 1)[..., None]
+    return (sky * (1 - edge) + ground * edge) * rng.uniform(0.85, 1.08)
+
+
+def draw_texture(rng, kind, height, width, colours):
+    """A cloth of two colours (height, width, 3) in one of `TEXTURES`, turned at random, with soft folds."""
+    angle, period = rng.uniform(0, np.pi), rng.uniform(11, 17)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    u, v = (np.cos(angle) * x + np.sin(angle) * y) / period, (np.cos(angle) * y - np.sin(angle) * x) / period
+    if kind == "plain":
+        share = np.zeros((height, width))
+    elif kind == "stripes":
+        share = (np.abs(u % 1 - 0.5) < 0.25).astype(float)
+    elif kind == "hoops":
+        share = (np.abs((y / period * 1.3) % 1 - 0.5) < 0.2).astype(float)
+    elif kind == "dots":
+        share = ((u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.085).astype(float)
+    elif kind == "checks":
+        share = ((np.floor(u * 1.4) + np.floor(v * 1.4)) % 2).astype(float)
+    else:  # patches
+        share = (smooth_noise(rng, height, width, 9) > 0.15).astype(float)
+    return blend(*colours, share) * (1 + 0.12 * smooth_noise(rng, height, width, 8))[..., None]
+
+
+def to_canvas(pixels):
+    """A float surface (H, W, 3) as an image of the supersampled canvas' size."""
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return image.resize((image.width * SUPERSAMPLING, image.height * SUPERSAMPLING), Image.Resampling.BILINEAR)
+
+
+# ── Shapes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Brush:
+    """Draws shapes given in an animal's own coordinates (1 = half its length, y down) on image and label map."""
+
+    def __init__(self, image, labels, value, centre, scale, angle=0.0, mirror=False):
+        self.image, self.labels, self.value = image, labels, value
+        self.centre, self.scale, self.mirror = np.asarray(centre, float), scale, -1 if mirror else 1
+        self.turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def polygon(self, points, fill):
+        """Fill a polygon (n, 2) with an RGB colour or with a texture image of the canvas' size."""
+        points = (np.asarray(points, float) * (self.mirror, 1)) @ self.turn.T * self.scale + self.centre
+        outline = [tuple(point) for point in points]
+        if isinstance(fill, Image.Image):
+            mask = Image.new("L", self.image.size)
+            ImageDraw.Draw(mask).polygon(outline, fill=255)
+            self.image.paste(fill, mask=mask)
+        else:
+            ImageDraw.Draw(self.image).polygon(outline, fill=tuple(int(channel) for channel in fill))
+        if self.value is not None:
+            ImageDraw.Draw(self.labels).polygon(outline, fill=self.value)
+
+    def ellipse(self, x, y, rx, ry, fill, power=2.0, lean=0.0):
+        """A superellipse: power 2 is an ellipse, 4 a rounded box; `lean` turns it (radians)."""
+        t = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        dx = np.sign(np.cos(t)) * np.abs(np.cos(t)) ** (2 / power) * rx
+        dy = np.sign(np.sin(t)) * np.abs(np.sin(t)) ** (2 / power) * ry
+        c, s = np.cos(lean), np.sin(lean)
+        self.polygon(np.stack([x + c * dx - s * dy, y + s * dx + c * dy], 1), fill)
+
+
+def draw_body(brush, shape, cloth, trim):
+    """Draw a body in `cloth` with feet and tail in `trim`; returns where the head belongs (x, y)."""
+    if shape == "standing":
+        for x in (-0.62, -0.35, 0.22, 0.48):
+            brush.ellipse(x, 0.52, 0.12, 0.32, trim, power=4)
+        brush.ellipse(-0.92, -0.22, 0.26, 0.08, trim, lean=0.7)
+        brush.ellipse(-0.08, 0.08, 0.82, 0.46, cloth, power=2.4)
+        return 0.62, -0.3
+    if shape == "sitting":
+        brush.ellipse(-0.62, 0.68, 0.36, 0.11, trim, lean=-0.4)
+        brush.ellipse(0.0, 0.35, 0.56, 0.6, cloth, power=2.3)
+        for x in (-0.3, 0.3):
+            brush.ellipse(x, 0.9, 0.22, 0.12, trim)
+        return 0.0, -0.42
+    if shape == "perched":
+        brush.polygon([(-0.55, 0.35), (-1.0, 0.95), (-0.6, 1.0), (-0.15, 0.6)], trim)
+        brush.ellipse(0.0, 0.22, 0.46, 0.72, cloth, lean=0.35)
+        brush.ellipse(-0.2, 0.3, 0.2, 0.5, trim, lean=0.35)
+        return 0.26, -0.5
+    if shape == "block":
+        for x in (-0.45, 0.42):
+            brush.ellipse(x, 0.72, 0.2, 0.26, trim, power=5)
+        brush.ellipse(-0.02, 0.18, 0.72, 0.58, cloth, power=4.5)
+        return 0.3, -0.44
+    if shape == "long":
+        for x in (-0.75, -0.55, 0.45, 0.65):
+            brush.ellipse(x, 0.34, 0.09, 0.24, trim, power=4)
+        brush.ellipse(-0.05, 0.05, 0.95, 0.28, cloth, power=3)
+        return 0.82, -0.2
+    brush.polygon([(-0.6, 0.0), (-1.0, -0.4), (-0.9, 0.05), (-1.0, 0.5)], trim)  # fish
+    brush.ellipse(0.0, 0.05, 0.8, 0.44, cloth)
+    brush.polygon([(-0.2, -0.35), (0.1, -0.72), (0.25, -0.35)], trim)
+    return 0.66, 0.0
+
+
+def draw_head(brush, name, x, y, r):
+    """Draw the head of class `name`, of radius `r`, at (x, y)."""
+
+    def dot(dx, dy, rx, ry, fill, lean=0.0):
+        brush.ellipse(x + dx * r, y + dy * r, rx * r, ry * r, fill, lean=lean)
+
+    def eyes(spread=0.36, height=-0.12, size=0.13, white=False):
+        for side in (-spread, spread):
+            if white:
+                dot(side, height, size * 2, size * 2, (250, 250, 240))
+            dot(side, height, size, size, (24, 24, 28))
+
+    if name == "cat":
+        for side in (-1, 1):
+            brush.polygon(
+                [(x + side * a * r, y + b * r) for a, b in ((0.15, -0.7), (0.95, -1.3), (0.98, -0.1))], (226, 132, 52)
+            )
+        dot(0, 0, 1.0, 0.88, (240, 152, 66))
+        dot(0, 0.36, 0.46, 0.34, (255, 240, 222))
+        eyes()
+    elif name == "rabbit":
+        for side in (-0.42, 0.42):
+            dot(side, -1.25, 0.27, 0.8, (238, 236, 238), lean=side * 0.5)
+            dot(side, -1.2, 0.13, 0.55, (244, 170, 180), lean=side * 0.5)
+        dot(0, 0, 0.9, 0.86, (246, 244, 246))
+        dot(0, 0.28, 0.17, 0.12, (236, 110, 130))
+        eyes()
+    elif name == "lion":
+        for t in np.arange(9) * 2 * np.pi / 9:
+            dot(0.78 * np.cos(t), 0.78 * np.sin(t), 0.46, 0.46, (140, 72, 30))
+        dot(0, 0, 0.82, 0.8, (244, 198, 96))
+        dot(0, 0.3, 0.24, 0.17, (90, 44, 24))
+        eyes(0.32)
+    elif name == "pig":
+        for side in (-1, 1):
+            brush.polygon(
+                [(x + side * a * r, y + b * r) for a, b in ((0.3, -0.8), (1.0, -1.05), (0.9, -0.25))], (226, 110, 136)
+            )
+        dot(0, 0, 0.98, 0.9, (248, 158, 176))
+        dot(0, 0.28, 0.46, 0.34, (226, 104, 132))
+        for side in (-0.18, 0.18):
+            dot(side, 0.28, 0.09, 0.14, (120, 40, 60))
+        eyes(0.42, -0.24, 0.11)
+    elif name == "bear":
+        for side in (-0.72, 0.72):
+            dot(side, -0.72, 0.4, 0.4, (74, 46, 32))
+        dot(0, 0, 1.0, 0.95, (98, 62, 42))
+        dot(0, 0.34, 0.5, 0.4, (196, 154, 112))
+        dot(0, 0.18, 0.19, 0.14, (24, 18, 18))
+        eyes(0.4, -0.2)
+    elif name == "elephant":
+        for side in (-1.0, 1.0):
+            dot(side, -0.1, 0.66, 0.8, (122, 136, 156))
+            dot(side, -0.1, 0.4, 0.55, (206, 160, 172))
+        dot(0, 0, 0.8, 0.85, (146, 160, 180))
+        dot(0, 0.85, 0.25, 0.72, (130, 144, 164))
+        eyes(0.36, -0.2, 0.11)
+    elif name == "owl":
+        for side in (-1, 1):
+            brush.polygon(
+                [(x + side * a * r, y + b * r) for a, b in ((0.1, -0.75), (0.9, -1.2), (0.92, -0.2))], (84, 60, 84)
+            )
+        dot(0, 0, 1.0, 0.92, (112, 82, 110))
+        for side in (-0.42, 0.42):
+            dot(side, -0.1, 0.42, 0.42, (252, 226, 110))
+            dot(side, -0.1, 0.19, 0.19, (24, 24, 28))
+        brush.polygon([(x + a * r, y + b * r) for a, b in ((-0.18, 0.2), (0.18, 0.2), (0, 0.62))], (240, 150, 40))
+    elif name == "parrot":
+        brush.polygon(
+            [(x + a * r, y + b * r) for a, b in ((-0.5, -0.7), (-0.75, -1.45), (0.1, -1.0), (0.5, -1.5), (0.5, -0.7))],
+            (250, 214, 60),
+        )
+        dot(0, 0, 0.92, 0.92, (40, 160, 72))
+        brush.polygon(
+            [(x + a * r, y + b * r) for a, b in ((0.45, -0.45), (1.45, 0.05), (1.15, 0.7), (0.45, 0.45))], (236, 70, 48)
+        )
+        dot(0.12, -0.18, 0.3, 0.3, (250, 250, 244))
+        dot(0.16, -0.18, 0.15, 0.15, (24, 24, 28))
+    else:
+        raise ValueError(f"there is no head named {name!r}")
+
+
+def draw_distractor(rng, image, labels, cloth):
+    """A cushion, stone, bush or ball somewhere on the lower part of the picture; part of the background."""
+    width, height = image.size
+    centre = rng.uniform(0, width), rng.uniform(0.35, 1.0) * height
+    brush = Brush(image, labels, None, centre, rng.uniform(9, 17) * SUPERSAMPLING, rng.uniform(-0.5, 0.5))
+    kind = rng.choice(("cushion", "stone", "bush", "ball"))
+    if kind == "cushion":
+        brush.ellipse(0, 0, 1.1, 0.75, cloth, power=5)
+    elif kind == "stone":
+        grey = rng.uniform(110, 170)
+        corners = np.sort(rng.uniform(0, 2 * np.pi, 7))
+        points = np.stack([np.cos(corners) * 1.1, np.sin(corners) * 0.7], 1)
+        brush.polygon(points, (grey, grey, grey + 6))
+        brush.polygon(points * 0.6 - (0.1, 0.15), (grey + 25, grey + 25, grey + 28))
+    elif kind == "bush":
+        for dx, dy in rng.uniform(-0.7, 0.7, (6, 2)):
+            brush.ellipse(dx, dy * 0.6, 0.55, 0.5, (60 + 40 * dy, 120 + 40 * dx, 60))
+    else:
+        colours = CLOTHES[rng.integers(len(CLOTHES))]
+        brush.ellipse(0, 0, 0.8, 0.8, colours[0])
+        brush.ellipse(0, 0, 0.3, 0.8, colours[1], lean=0.4)
+
+
+def random_cloth(rng, width, height, texture=None, colours=None):
+    """A texture image for a scene of (width, height), on the canvas, and a trim colour that goes with it."""
+    colours = CLOTHES[rng.integers(len(CLOTHES)) if colours is None else colours][rng.permutation(2)]
+    cloth = draw_texture(rng, texture or rng.choice(TEXTURES), height, width, colours)
+    return to_canvas(cloth), colours[0] * 0.72
+
+
+def finish(rng, image):
+    """Reduce the canvas to its final size, with a little sensor noise and a random exposure."""
+    pixels = np.asarray(image.reduce(SUPERSAMPLING), np.float32) * rng.uniform(0.88, 1.1) + rng.normal(0, 3.0, 3)
+    return np.clip(pixels + 2.5 * rng.standard_normal(pixels.shape, np.float32), 0, 255).astype(np.uint8)

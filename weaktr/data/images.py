@@ -1,0 +1,76 @@
+"""Reading images and label masks with errors that name the file, what is wrong and what to do."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import DataError
+
+
+def _open(path):
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check data_root and the list that names it") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); restore the file or take it off its list"
+        ) from error
+    return image
+
+
+def read_image(path):
+    """Any image file → uint8 RGB (H,W,3), turned upright by its EXIF note. Raises DataError when unreadable."""
+    image = ImageOps.exif_transpose(_open(Path(path)))
+    if image.mode in ("I", "I;16", "I;16B", "F"):  # PIL cuts 16-bit grey off at 255 instead of scaling it
+        grey = np.asarray(image, np.float64)
+        image = Image.fromarray(np.uint8(np.clip(grey / (257 if grey.max() > 255 else 1), 0, 255)))
+    return np.array(image.convert("RGB"))
+
+
+def read_label_png(path, num_classes=None):
+    """A label mask (palette or grey PNG) → uint8 (H,W). num_classes: K with background; 255 is void.
+
+    Raises DataError for an unreadable file, a colour image, and values outside 0…K−1 and 255.
+    """
+    image = _open(Path(path))
+    if image.mode not in ("P", "L"):
+        raise DataError(f"mask {path} is a {image.mode} image; masks are palette or grey PNGs whose values are classes")
+    mask = np.array(image)
+    if num_classes is not None:
+        wrong = np.unique(mask[(mask >= num_classes) & (mask != 255)])
+        if len(wrong):
+            raise DataError(
+                f"mask {path} holds the value {wrong[0]}, but the data set has the classes 0…{num_classes - 1} "
+                "and 255 for void; check the class list or the mask's numbering"
+            )
+    return mask
+
+
+def read_label(folder, image_id):
+    """The label mask of an image in a folder of <image_id>.png files."""
+    return read_label_png(Path(folder) / f"{image_id}.png")
+
+
+def write_label_png(path, labels):
+    """Write labels (H,W) uint8 as a PNG with VOC's palette, whole or not at all."""
+    path = Path(path)
+    image = Image.fromarray(np.asarray(labels, np.uint8))
+    image.putpalette(palette())
+    aside = path.with_name(f".{path.name}.part")
+    image.save(aside, format="PNG")
+    aside.replace(path)
+
+
+def palette():
+    """VOC's palette, 256 RGB triples in one list: the bits of the label spread over the three channels."""
+    colours = []
+    for label in range(256):
+        rgb = [0, 0, 0]
+        for step in range(8):
+            for channel in range(3):
+                rgb[channel] |= (label >> (3 * step + channel) & 1) << (7 - step)
+        colours += rgb
+    return colours

@@ -1,0 +1,164 @@
+"""Data sets in VOC12's layout: the VOC devkit itself, and the embedded `synthetic` one."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ..errors import DataError
+from .images import read_image, read_label_png
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+class VOC:
+    """`VOCdevkit/VOC2012` below a root (or the root itself): JPEGImages, SegmentationClass, Annotations, ImageSets.
+
+    classes: the C foreground names, in the order of their mask values 1…C. Image labels come from the XML
+    annotations (all objects, difficult ones too), masks from SegmentationClass, else
+    SegmentationClassAug. Raises DataError when a folder is missing.
+    """
+
+    name = "voc12"
+
+    def __init__(self, root, classes=VOC_CLASSES):
+        self.root = Path(root)
+        self.classes = tuple(classes)
+        places = [self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root]
+        self.folder = next((place for place in places if (place / "JPEGImages").is_dir()), None)
+        if self.folder is None:
+            raise DataError(
+                f"no VOC data set in {self.root}: {places[0] / 'JPEGImages'} does not exist; "
+                "unpack the devkit there or give its folder with data_root"
+            )
+
+    @property
+    def num_classes(self):
+        """K: the foreground classes and background."""
+        return len(self.classes) + 1
+
+    def ids(self, list_name):
+        """The image ids of ImageSets/Segmentation/<list_name>.txt, in order. Raises DataError for a bad list."""
+        path = self.folder / "ImageSets" / "Segmentation" / f"{list_name}.txt"
+        if not path.is_file():
+            known = sorted(file.stem for file in path.parent.glob("*.txt"))
+            raise DataError(f"list {path} does not exist; {path.parent} has {', '.join(known) or 'none'}")
+        try:
+            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"list {path} is no UTF-8 text ({error}); write one id per line in UTF-8") from error
+        ids = [line for line in ids if line]
+        if not ids:
+            raise DataError(f"list {path} is empty; write one image id per line")
+        seen = set()
+        for line, image_id in enumerate(ids, start=1):
+            if not image_id.replace("_", "").replace("-", "").isalnum():
+                raise DataError(
+                    f"list {path} holds {image_id!r} (id {line}); an id is a file name without folder and ending"
+                )
+            if image_id in seen:
+                raise DataError(f"list {path} holds {image_id!r} twice; remove one")
+            seen.add(image_id)
+        return ids
+
+    def image_path(self, image_id):
+        """Where the JPEG of an image lies."""
+        return self.folder / "JPEGImages" / f"{image_id}.jpg"
+
+    def mask_path(self, image_id):
+        """Where the mask of an image lies: VOC's own before SBD's in SegmentationClassAug, whose outlines differ."""
+        augmented = self.folder / "SegmentationClassAug" / f"{image_id}.png"
+        own = self.folder / "SegmentationClass" / f"{image_id}.png"
+        return augmented if augmented.is_file() and not own.is_file() else own
+
+    def image(self, image_id):
+        """RGB pixels (H,W,3) uint8."""
+        return read_image(self.image_path(image_id))
+
+    def mask(self, image_id):
+        """Pixel truth (H,W) uint8: 0 background, c + 1 class c, 255 void. Weak supervision never reads it."""
+        return read_label_png(self.mask_path(image_id), self.num_classes)
+
+    def labels(self, image_id):
+        """Image-level label: 0/1 per foreground class, float32 (C,). Read once per image."""
+        if image_id not in self._labels:
+            self._labels[image_id] = self._read_labels(image_id)
+        return self._labels[image_id]
+
+    @cached_property
+    def _labels(self):
+        return {}
+
+    def _read_labels(self, image_id):
+        path = self.folder / "Annotations" / f"{image_id}.xml"
+        try:
+            names = [name.text or "" for name in ElementTree.parse(path).iterfind("object/name")]
+        except FileNotFoundError as error:
+            raise DataError(
+                f"annotation {path} does not exist; every image needs its XML for the image label"
+            ) from error
+        except ElementTree.ParseError as error:
+            raise DataError(f"annotation {path} is no well-formed XML ({error}); restore the file") from error
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            raise DataError(f"annotation {path} names {unknown[0]!r}; the classes are {', '.join(self.classes)}")
+        return np.float32([name in names for name in self.classes])
+
+    def check(self, list_name, masks=False):
+        """Read every file of a list once, so that nothing bad is met in the middle of a run.
+
+        masks: that each image has a mask; those that exist must fit their image and hold known
+        values. Raises DataError at the first fault.
+        """
+        for image_id in self.ids(list_name):
+            path = self.image_path(image_id)
+            size = read_image(path).shape[:2]
+            if min(size) < 16:
+                raise DataError(f"{path} is {size[1]}×{size[0]} pixels; at least 16 a side are needed")
+            self.labels(image_id)
+            if masks or self.mask_path(image_id).is_file():
+                if not self.mask_path(image_id).is_file():
+                    raise DataError(
+                        f"image {image_id} has no mask {self.mask_path(image_id)}; add it or take it off {list_name}"
+                    )
+                mask = self.mask(image_id)
+                if mask.shape != size:
+                    raise DataError(
+                        f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, "
+                        f"its image {size[1]}×{size[0]}; export the mask at the image's size"
+                    )
+
+    def fingerprint(self):
+        """Hex digest of the class names, the lists, the annotations, and every other file's name and size."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for path in sorted((self.folder / "ImageSets" / "Segmentation").glob("*.txt")):
+            digest.update(path.name.encode() + path.read_bytes())
+        for path in sorted((self.folder / "Annotations").glob("*.xml")):
+            digest.update(path.name.encode() + path.read_bytes())
+        for place in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+            for path in sorted((self.folder / place).glob("*")):
+                digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""Sliders over the figures of `weaktr.plots`, for a person at the notebook.
+
+Under the runner no widget is made: the figure is drawn once, from the first choice of everything, and returned.
+Otherwise the same call gives sliders and drop-down lists.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from numbers import Real
+
+from . import stages
+
+
+def interactive(function, **choices):
+    """A figure that follows its controls.
+
+    `function(**values)` returns a matplotlib Figure; `choices` gives for each of its arguments a sequence of values
+    or a dict {label: value}. The first is where it starts. Numbers become a slider, in ascending order; all else
+    becomes a drop-down list. Errors of `function` show where the figure would. In batch: returns the first figure;
+    else an ipywidgets box. Raises ValueError for an argument without a choice.
+    """
+    options = {name: _options(name, values) for name, values in choices.items()}
+    first = {name: pairs[0][1] for name, pairs in options.items()}
+    if not stages.interactive():
+        return function(**first)
+
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    controls = {}
+    for name, pairs in options.items():
+        keywords = {"description": name.replace("_", " "), "value": first[name]}
+        if all(isinstance(value, Real) and not isinstance(value, bool) for _, value in pairs):
+            ordered = sorted(dict((value, label) for label, value in pairs).items())
+            pairs = [(label, value) for value, label in ordered]
+            controls[name] = widgets.SelectionSlider(options=pairs, continuous_update=False, **keywords)
+        else:
+            controls[name] = widgets.Dropdown(options=pairs, **keywords)
+
+    def draw(**values):
+        display(_picture(function(**values)))
+
+    output = widgets.interactive_output(draw, controls)
+    return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), output])
+
+
+def cam_explorer(present, render, thresholds):
+    """CAM and seed of one image and class: `render(image_id, class_name, threshold)` returns the Figure.
+
+    `present` is {image id: names of its classes}; the first of `thresholds` is where the slider starts.
+    """
+    pairs = {f"{image} · {name}": (image, name) for image, names in present.items() for name in names}
+    return interactive(lambda cam, threshold: render(*cam, threshold), cam=pairs, threshold=thresholds)
+
+
+def head_explorer(image_ids, layers, heads, render):
+    """Attention of one head: `render(image_id, layer, head)`, counted from 0, returns the Figure."""
+    numbers = {"layer": {f"{i + 1}": i for i in range(layers)}, "head": {f"{i + 1}": i for i in range(heads)}}
+    return interactive(render, image_id=image_ids, **numbers)
+
+
+def clipping_explorer(iterations, image_ids, render):
+    """Clipped pixels over training: `render(iteration, image_id)` returns the Figure."""
+    return interactive(render, iteration=iterations, image_id=image_ids)
+
+
+def _options(name, values):
+    """Choices as pairs (label, value)."""
+    pairs = list(values.items()) if isinstance(values, Mapping) else [(_label(value), value) for value in values]
+    if not pairs:
+        raise ValueError(f"{name}: nothing to choose from; give at least one value")
+    return pairs
+
+
+def _label(value):
+    return f"{value:g}" if isinstance(value, Real) and not isinstance(value, bool) else str(value)
+
+
+def _picture(figure):
+    """The figure as a PNG to display, whatever matplotlib's backend; the figure is closed."""
+    from IPython.display import Image
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * 100)
+    pyplot.close(figure)
+    return Image(buffer.getvalue(), format="png", width=int(100 * figure.get_figwidth()))

@@ -1,0 +1,162 @@
+"""Inference of both steps: multi-scale mirrored CAMs, sliding windows, your own photograph."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .crf import refine_probabilities
+from .models.cam import cam_variant
+
+WINDOWS_AT_ONCE = 16
+
+
+def normalise(pixels, mean, std):
+    """uint8 image (H,W,3) → float tensor (3,H,W), scaled to 0..1 and normalised per channel."""
+    x = torch.tensor(pixels).permute(2, 0, 1).float() / 255
+    return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def rescale(image, scale):
+    """A uint8 image (H,W,3) at `scale` times its size, as step 1 does it: PIL bicubic; 1 leaves it untouched."""
+    if scale == 1:
+        return image
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+# ── Step 1 ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def generate_cams(model, image, labels, scales=(1.0, 1.2), *, kind="fused", refined=True):
+    """Multi-scale mirrored CAMs of one image (METHOD, "CAM generation and seeds").
+
+    image (H,W,3) uint8 RGB at its own size; labels (C,) 0/1, the image-level label; scales: factors of the size.
+    kind, refined: composition, see `cam_variant`. → {present class from 0: (H,W) float32 in 0..1}.
+    """
+    return generate_variants(model, image, labels, scales, [(kind, refined)])[0]
+
+
+@torch.inference_mode()
+def generate_variants(model, image, labels, scales, variants):
+    """`generate_cams` for several compositions [(kind, refined), …] from the same forward passes → a list of dicts."""
+    height, width = image.shape[:2]
+    if len(labels) != model.config["num_classes"]:
+        raise ValueError(f"the label has {len(labels)} classes, the model {model.config['num_classes']}")
+    present = np.flatnonzero(np.asarray(labels))
+    if not len(present):
+        return [{} for _ in variants]
+    device = next(model.parameters()).device
+    total = torch.zeros(len(variants), len(present), height, width)
+    for scale in scales:
+        x = normalise(rescale(image, scale), model.mean, model.std)
+        output = model(torch.stack([x, x.flip(-1)]).to(device))
+        for row, (kind, refined) in enumerate(variants):
+            cam = cam_variant(output, kind, refined)[:, present].float().cpu()
+            cam = F.interpolate(cam, (height, width), mode="bilinear", align_corners=False)
+            total[row] += cam[0] + cam[1].flip(-1)
+    low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
+    scaled = ((total - low) / (high - low + 1e-8)).numpy()
+    return [{int(c): cam for c, cam in zip(present, cams, strict=True)} for cams in scaled]
+
+
+# ── Step 2 ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def window_starts(length, window, stride):
+    """Left edges of windows along a side: every `stride` pixels, the last one flush with the border."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def windowed_logits(model, view, window, stride):
+    """view (3,h,w) normalised → logits (K,h',w'), averaged where windows overlap.
+
+    A view whose short side is under the window is first enlarged to it, the long side rounded down.
+    """
+    height, width = view.shape[-2:]
+    short = min(height, width)
+    if short < window:
+        size = (height * window // short, width * window // short)
+        view = F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
+        height, width = size
+    corners = [
+        (top, left) for top in window_starts(height, window, stride) for left in window_starts(width, window, stride)
+    ]
+    total, count = 0, torch.zeros(height, width, device=view.device)
+    for first in range(0, len(corners), WINDOWS_AT_ONCE):
+        batch = corners[first : first + WINDOWS_AT_ONCE]
+        crops = torch.stack([view[:, top : top + window, left : left + window] for top, left in batch])
+        logits = model(crops).float()
+        if not torch.is_tensor(total):
+            total = torch.zeros(logits.shape[1], height, width, device=view.device)
+        for (top, left), scores in zip(batch, logits, strict=True):
+            total[:, top : top + window, left : left + window] += scores
+            count[top : top + window, left : left + window] += 1
+    return total / count
+
+
+@torch.inference_mode()
+def predict_probabilities(model, views, flips, size, window, stride):
+    """Average of the softmax scores of several views of one image (METHOD, "Single-scale evaluation").
+
+    views: normalised, resized tensors (3,h,w) or (1,3,h,w); flips: whether each is mirrored already; size: (H,W) of
+    the result; window, stride: pixels. → (K,H,W) float32. Logits are resized to `size` before the softmax.
+    """
+    device = next(model.parameters()).device
+    total = 0
+    for view, mirrored in zip(views, flips, strict=True):
+        logits = windowed_logits(model, view.reshape(view.shape[-3:]).to(device), window, stride)
+        if mirrored:
+            logits = logits.flip(-1)
+        logits = F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]
+        total = total + logits.softmax(0)
+    return (total / len(views)).cpu().numpy()
+
+
+def image_views(model, image, scales, base_size, mirror):
+    """Views of a uint8 image whose short side becomes base_size·scale pixels, each also mirrored if asked.
+
+    → list of normalised (3,h,w), list of whether mirrored.
+    """
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()[None]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
+    views, flips = [], []
+    for scale in scales:
+        factor = base_size * scale / min(height, width)
+        size = (int(height * factor + 0.5), int(width * factor + 0.5))
+        view = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
+        view = (view / 255 - mean) / std
+        for flip in (False, True) if mirror else (False,):
+            views.append(view.flip(-1) if flip else view)
+            flips.append(flip)
+    return views, flips
+
+
+def segment(model, image, *, scales=(1.0,), mirror=False, base_size=520, window=480, stride=320, crf=""):
+    """Segment an image with a retrained network.
+
+    image (H,W,3) uint8 RGB; scales, mirror: views; base_size: short side in pixels at scale 1; window, stride:
+    pixels; crf: "" (none), "voc" or "coco" settings. → class probabilities (K,H,W) float32; argmax over axis 0 is
+    the mask, 0 background and c + 1 class c.
+    """
+    views, flips = image_views(model, image, scales, base_size, mirror)
+    probabilities = predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+    return refine_probabilities(image, probabilities, crf) if crf else probabilities
+
+
+def predict(run_folder, image_path, *, crf=""):
+    """Segment your own photograph with a finished run.
+
+    run_folder: an experiment's folder with a finished `04_online_retraining`; image_path: any image file PIL reads.
+    → mask (H,W) uint8 (0 background, c + 1 class c), class names with background first. Raises UserError when the run
+    has no finished model or the file is no readable image.
+    """
+    from .data.images import read_image
+    from .models import load_model
+    from .stages import resolve
+
+    run_folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
+    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter")
+    details = model.details
+    probabilities = segment(model, read_image(Path(image_path)), crf=crf, **details["inference"])
+    return probabilities.argmax(0).astype(np.uint8), ["background", *details["classes"]]

@@ -1,0 +1,241 @@
+"""Plain vision transformers from timm, prepared for the two steps of WeakTr. No fork: stock weights load.
+
+Shape suffixes used in `weaktr.models`: B batch, C classes, N tokens (classes, registers, patches), P patches on an
+h×w grid, D width, L blocks, H heads.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.models import register_model
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from ..errors import UserError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+CLIP_MEAN, CLIP_STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+
+@register_model
+def weaktr_tiny_patch8_112(
+    pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs
+):
+    """The small backbone of the embedded data set (1.2 M parameters), made by `python -m weaktr.pretrain`.
+
+    timm hands every model its own arguments on pretrained weights; ours are loaded by `pretrained_state`.
+    """
+    return VisionTransformer(
+        **({"img_size": 112, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4} | kwargs)
+    )
+
+
+def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
+    """A plain ViT without head and pooling.
+
+    backbone: a timm name, ours, or a dict of keyword arguments for timm's `VisionTransformer` (`Eva` with
+    `use_rot_pos_emb`), as released checkpoints need. image_size: pixels, one side or (height, width).
+    Raises UserError for a name timm does not know and for a model that is no plain ViT, saying what it lacks.
+    """
+    kwargs = {
+        "img_size": image_size,
+        "num_classes": 0,
+        "global_pool": "",
+        "norm_layer": partial(nn.LayerNorm, eps=eps),
+        "dynamic_img_size": True,
+        "drop_path_rate": drop_path,
+    }
+    if patch_size is not None:
+        kwargs["patch_size"] = patch_size
+    if isinstance(backbone, dict):
+        family = Eva if backbone.get("use_rot_pos_emb") else VisionTransformer
+        return family(**(backbone | kwargs))
+    if not timm.is_model(backbone):
+        near = timm.list_models(f"*{backbone.split('_')[0]}*patch*")[:5]
+        raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}; for example {', '.join(near)}")
+    try:
+        vit = timm.create_model(backbone, **kwargs)
+    except TypeError as error:
+        raise UserError(f"backbone {backbone!r} is no plain ViT: {error}") from error
+    if not isinstance(vit, VisionTransformer | Eva) or vit.cls_token is None:
+        raise UserError(f"backbone {backbone!r} is no plain ViT with a class token, but {type(vit).__name__}")
+    return vit
+
+
+def normalisation(backbone):
+    """Mean and standard deviation per RGB channel that a backbone's pretraining used."""
+    if isinstance(backbone, dict):
+        return (CLIP_MEAN, CLIP_STD) if backbone.get("use_rot_pos_emb") else (IMAGENET_MEAN, IMAGENET_STD)
+    known = timm.get_pretrained_cfg(backbone)
+    return (tuple(known.mean), tuple(known.std)) if known else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def pretrained_state(backbone, weights=""):
+    """The pretrained state dict of a backbone at its native size: from the file `weights` (safetensors, or a
+    `torch.save` file read with weights_only=True), else shipped with weaktr, else fetched by timm."""
+    if weights:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"weights file {path} does not exist; give a safetensors or .pth file, or leave it empty")
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state.get("model", state)
+    if (ASSETS / f"{backbone}.safetensors").is_file():
+        return {name: tensor.float() for name, tensor in load_file(ASSETS / f"{backbone}.safetensors").items()}
+    try:
+        return timm.create_model(backbone, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:
+        raise UserError(
+            f"the pretrained weights of {backbone!r} could not be fetched ({type(error).__name__}: {error}); "
+            "connect to the network once, or give a local file with weights=/path/to/file.safetensors"
+        ) from error
+
+
+def load_pretrained(vit, state, position_mode):
+    """Load a native state dict into `vit`, whose patch and image size may differ (METHOD: steps 1 and 2).
+
+    Patch kernels are resized bicubically, position embeddings by `position_mode` ("bicubic" in step 1, "bilinear"
+    in step 2), both with F.interpolate, align_corners false and no antialias; prefix positions are kept.
+    """
+    own = vit.state_dict()
+    state = {name: tensor for name, tensor in state.items() if name in own}
+    missing = sorted(set(own) - set(state))
+    if missing:
+        raise UserError(
+            f"the weights lack {', '.join(missing[:4])}{' …' if missing[4:] else ''}: another architecture?"
+        )
+    kernel = state["patch_embed.proj.weight"]
+    side = own["patch_embed.proj.weight"].shape[-2:]
+    if kernel.shape[-2:] != side:
+        state["patch_embed.proj.weight"] = F.interpolate(kernel, side, mode="bicubic", align_corners=False)
+    prefix, patches = split_position(vit, state["pos_embed"])
+    if patches.shape[1] != vit.patch_embed.num_patches:
+        old = round(patches.shape[1] ** 0.5)
+        patches = resize_position(patches, (old, old), vit.patch_embed.grid_size, position_mode)
+    state["pos_embed"] = torch.cat([prefix, patches], 1)
+    vit.load_state_dict(state)
+
+
+def split_position(vit, pos_embed):
+    """Position embeddings (1, …, D) → those of the prefix tokens (may be none) and of the patches."""
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    return pos_embed[:, :prefix], pos_embed[:, prefix:]
+
+
+def resize_position(patches_1PD, old, new, mode):
+    """Resize patch positions from grid `old` to grid `new` (h, w) by F.interpolate to a target size."""
+    grid = patches_1PD.reshape(1, *old, -1).permute(0, 3, 1, 2)
+    return F.interpolate(grid, tuple(new), mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+
+
+def embed_patches(vit, x):
+    """x (B,3,height,width) → patch tokens (B,P,D) and their grid (h, w); a remainder right and below is dropped."""
+    tokens = vit.patch_embed.proj(x)
+    return vit.patch_embed.norm(tokens.flatten(2).transpose(1, 2)), tuple(tokens.shape[-2:])
+
+
+def rotary(vit, grid):
+    """Keyword arguments that the blocks of a ViT with rotary embedding (EVA-02) need for this grid."""
+    return {"rope": vit.rope.get_embed(shape=grid)} if getattr(vit, "rope", None) is not None else {}
+
+
+class Tap(nn.Module):
+    """Stands in front of a module and keeps what went in, by reference, until it is taken."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.value = module, None
+
+    def forward(self, x):
+        self.value = x
+        return self.module(x)
+
+    def take(self):
+        """Hand the kept tensor over and forget it, so that no map outlives its use."""
+        value, self.value = self.value, None
+        return value
+
+
+class CamEncoder(nn.Module):
+    """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, every attention map kept.
+
+    forward: x (B,3,height,width) → final tokens (B,N,D), attention maps L×(B,H,N,N) before dropout, attention branch
+    outputs L×(B,N,D) after their projection, grid (h, w). The ViT's final LayerNorm is not applied.
+    """
+
+    def __init__(self, vit, num_classes):
+        super().__init__()
+        self.vit, self.num_classes = vit, num_classes
+        self.grid = vit.patch_embed.grid_size
+        self.registers = 0 if vit.reg_token is None else vit.reg_token.shape[1]
+        prefix, patches = split_position(vit, vit.pos_embed.detach())
+        cls_position = prefix[:, :1] if prefix.shape[1] else torch.zeros_like(vit.cls_token)
+        self.cls_token = nn.Parameter(vit.cls_token.detach().repeat(1, num_classes, 1))
+        registers = prefix[:, 1:] if prefix.shape[1] else patches.new_zeros(1, self.registers, patches.shape[2])
+        self.pos_embed = nn.Parameter(torch.cat([cls_position.repeat(1, num_classes, 1), registers, patches], 1))
+        vit.cls_token = vit.pos_embed = None
+        vit.norm = nn.Identity()
+        for block in vit.blocks:
+            block.attn.fused_attn = False  # the maps are the method: they must exist
+            block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 turns patch tokens only
+            block.attn.attn_drop, block.attn.proj_drop = Tap(block.attn.attn_drop), Tap(block.attn.proj_drop)
+
+    def position(self, grid, square):
+        """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points."""
+        prefix = self.num_classes + self.registers
+        patches = self.pos_embed[:, prefix:]
+        if square and grid[0] * grid[1] == patches.shape[1]:
+            return self.pos_embed
+        (h, w), (h0, w0) = grid, self.grid
+        resized = F.interpolate(
+            patches.reshape(1, h0, w0, -1).permute(0, 3, 1, 2),
+            scale_factor=((h + 0.1) / h0, (w + 0.1) / w0),
+            mode="bicubic",
+            align_corners=False,
+        )
+        return torch.cat([self.pos_embed[:, :prefix], resized.flatten(2).transpose(1, 2)], 1)
+
+    def forward(self, x):
+        patches, grid = embed_patches(self.vit, x)
+        tokens = [self.cls_token.expand(len(x), -1, -1), patches]
+        if self.registers:
+            tokens.insert(1, self.vit.reg_token.expand(len(x), -1, -1))
+        tokens = torch.cat(tokens, 1) + self.position(grid, square=x.shape[-2] == x.shape[-1])
+        tokens = self.vit.norm_pre(tokens)
+        attentions, outputs, rope = [], [], rotary(self.vit, grid)
+        for block in self.vit.blocks:
+            tokens = block(tokens, **rope)
+            attentions.append(block.attn.attn_drop.take())
+            outputs.append(block.attn.proj_drop.take())
+        return tokens, attentions, outputs, grid
+
+
+class SegmenterEncoder(nn.Module):
+    """Encoder of step 2: x (B,3,height,width), sides multiples of the patch → patch tokens (B,P,D), grid (h, w)."""
+
+    def __init__(self, vit):
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, x):
+        vit = self.vit
+        patches, grid = embed_patches(vit, x)
+        prefix_position, position = split_position(vit, vit.pos_embed)
+        if grid != tuple(vit.patch_embed.grid_size):
+            position = resize_position(position, vit.patch_embed.grid_size, grid, "bilinear")
+        prefix = vit.cls_token if vit.reg_token is None else torch.cat([vit.cls_token, vit.reg_token], 1)
+        if prefix_position.shape[1]:
+            prefix = prefix + prefix_position
+        tokens = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches + position], 1))
+        rope = rotary(vit, grid)
+        for block in vit.blocks:
+            tokens = block(tokens, **rope)
+        return vit.norm(tokens)[:, prefix.shape[1] :], grid

@@ -1,0 +1,398 @@
+"""Every figure of the notebooks: charts here, picture grids in `plots_dense.py`, all reachable from this module.
+
+Pure functions: pandas or numpy in, a new `matplotlib.figure.Figure` out. pyplot does not know the figures, so there is
+nothing to close. mIoU, IoU, AP and mAP are in percent; shares, precision and recall in 0..1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+from .plots_dense import (
+    BLACK,
+    BLUE,
+    GREEN,
+    OKABE_ITO,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    WIDTH,
+    attention_gallery,
+    best_typical_worst,
+    cam_stages,
+    clipped_pixels,
+    colour_mask,
+    label_grid,
+    qualitative_grid,
+    sample_sheet,
+    seed_view,
+    style,
+    use_style,
+)
+
+__all__ = [
+    "attention_gallery", "best_typical_worst", "cam_stages", "class_frequencies", "clipped_pixels", "clipping_history",
+    "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights", "iou_comparison", "label_grid",
+    "per_class_bars", "qualitative_grid", "sample_sheet", "seed_view", "size_against_iou", "stage_bars", "style",
+    "threshold_curve", "training_history", "use_style",
+]  # fmt: skip
+LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
+GREY = "0.45"
+
+
+# ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _heat_map(ax, values, rows, columns, text, *, inches, colours="Blues", low=0.0, high=None):
+    """A matrix with its numbers: `text(value)` in each cell, NaN cells blank; no numbers where cells are too small."""
+    high = np.nanmax(values) if high is None else high
+    picture = ax.imshow(values, cmap=colours, vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    size = min(8, 72 * inches / len(columns) / 2.2)
+    names = min(8, 72 * inches / len(columns) / 1.25)
+    ax.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 3 else 0, fontsize=names)
+    ax.set_yticks(range(len(rows)), rows, fontsize=names)
+    ax.tick_params(length=0)
+    if size < 4:
+        return
+    for (row, column), value in np.ndenumerate(np.asarray(values, float)):
+        if np.isfinite(value):
+            red, green, blue, _ = picture.to_rgba(value)
+            ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+            ax.text(column, row, text(value), ha="center", va="center", color=ink, fontsize=size)
+
+
+def _bars(ax, values, labels, colours, text, **keywords):
+    """Horizontal bars from the top down, their values in a column at the right; NaN reads "absent"."""
+    y = np.arange(len(values))
+    ax.barh(y, np.nan_to_num(values), color=colours, height=0.72, **keywords)
+    ax.set_yticks(y, labels)
+    ax.set(ylim=(len(values) - 0.4, -0.6))
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    for i, value in enumerate(values):
+        label = text(value) if np.isfinite(value) else "absent"
+        ax.annotate(
+            label,
+            (1, i),
+            (4, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+        )
+
+
+# ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def class_frequencies(counts, title="Images that show each class"):
+    """How often each class occurs: Series of counts by class name."""
+    return per_class_bars(counts, title, "images")
+
+
+@style()
+def co_occurrence(matrix, names):
+    """Which classes share images: counts (C, C), the diagonal being the images of a class → row shares in percent."""
+    matrix = np.asarray(matrix, float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = 100 * matrix / np.diag(matrix)[:, None]
+    np.fill_diagonal(share, np.nan)
+    side = np.clip(0.36 * len(names), 2.2, WIDTH - 1.4)
+    figure = Figure(figsize=(side + 1.4, side + 1.2))
+    ax = figure.subplots()
+    _heat_map(ax, share, names, names, "{:.0f}".format, inches=side)
+    ax.set(title="Images of the row's class that\nalso show the column's class (%)")
+    return figure
+
+
+# ── 01 · CAM training ─────────────────────────────────────────────────────────────────────────────────────────────
+@style()
+def training_history(history):
+    """Loss terms, mAP and learning rate: DataFrame epoch, lr, loss, loss_cls, loss_coarse, loss_fine, map_val (%)."""
+    figure = Figure(figsize=(WIDTH, 2.5))
+    losses, precision, rate = figure.subplots(1, 3)
+    terms = {"loss": "sum", "loss_cls": "class tokens", "loss_coarse": "coarse CAM", "loss_fine": "fine CAM"}
+    for (column, label), colour, dashes, marker in zip(terms.items(), (BLACK, *OKABE_ITO), ("-", *LINES), MARKERS):
+        losses.plot(history["epoch"], history[column], color=colour, linestyle=dashes, marker=marker, label=label)
+    losses.legend()
+    losses.set(title="Training loss", ylim=(0, None))
+    measured = history.dropna(subset="map_val")
+    precision.plot(measured["epoch"], measured["map_val"], marker="o")
+    precision.set(title="mAP on val (%)")
+    power = int(np.floor(np.log10(history["lr"].max())))
+    rate.plot(history["epoch"], history["lr"] / 10.0**power, marker="o", color=GREY)
+    rate.set(title=f"Learning rate (1e{power})", ylim=(0, None))
+    for ax in (losses, precision, rate):
+        ax.set(xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+@style()
+def per_class_bars(values, title, xlabel, reference=None):
+    """Horizontal bars by class, the largest on top, with the mean as a line; NaN classes at the bottom as "absent".
+
+    `values` is a Series by class name; `reference`, a Series by class name or one number, is marked on the bars and
+    named by its `name` ("reference" if none).
+    """
+    values = values.sort_values(ascending=False, kind="stable", na_position="last")
+    text = "{:,.0f}".format if pd.api.types.is_integer_dtype(values.dtype) else "{:.1f}".format
+    figure = Figure(figsize=(0.65 * WIDTH, 0.19 * len(values) + 1.0))
+    ax = figure.subplots()
+    _bars(ax, values.to_numpy(float), list(map(str, values.index)), SKY, text)
+    ax.axvline(values.mean(), color=GREY, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}", zorder=0)
+    if reference is not None:
+        marks = reference.reindex(values.index) if isinstance(reference, pd.Series) else [reference] * len(values)
+        name = getattr(reference, "name", None) or "reference"
+        ax.plot(marks, range(len(values)), "|", color=BLACK, markersize=9, markeredgewidth=1.6, label=name)
+    ax.set(title=title, xlabel=xlabel, xlim=(0, None))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+# ── 02 · CAM generation ───────────────────────────────────────────────────────────────────────────────────────────
+@style()
+def head_weights(weights, std=None):
+    """Learned fusion weights (L, H), a mean over images, with their standard deviation (L, H) if given."""
+    weights = np.asarray(weights, float)
+    layers, heads = weights.shape
+    figure = Figure(figsize=(WIDTH, 0.5 * max(2.6, 0.42 * heads) + 1.3))
+    table, strip = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    numbers = [f"{i + 1}" for i in range(max(layers, heads))]
+    _heat_map(
+        table, weights.T, numbers[:heads], numbers[:layers], "{:.2f}".format, inches=3.4, colours="cividis",
+        low=weights.min(), high=weights.max(),
+    )  # fmt: skip
+    table.set(title="Mean weight of each head", xlabel="layer", ylabel="head")
+    across = np.linspace(-0.25, 0.25, heads) if heads > 1 else np.zeros(1)
+    for head in range(heads):
+        x, spread = np.arange(1, layers + 1) + across[head], None if std is None else np.asarray(std)[:, head]
+        colour, marker = OKABE_ITO[head % 8], MARKERS[head % 8]
+        label = f"head {head + 1}"
+        strip.errorbar(
+            x, weights[:, head], spread, fmt=marker, color=colour, elinewidth=0.8, markersize=3.5, label=label
+        )
+    middle = weights.mean(1)
+    strip.hlines(middle, np.arange(1, layers + 1) - 0.36, np.arange(1, layers + 1) + 0.36, color=BLACK, linewidth=1.5)
+    strip.set(title="Distribution per layer (line: mean)" + ("" if std is None else ", ± std"), xlabel="layer")
+    strip.set_xticks(range(1, layers + 1))
+    strip.grid(False, axis="x")
+    if heads <= 8:
+        figure.legend(loc="outside lower center", ncols=heads, columnspacing=1, handletextpad=0.2)
+    return figure
+
+
+@style()
+def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
+    """Seed mIoU over the background score: DataFrame threshold, miou and one column per class (drawn thin), in percent.
+
+    `chosen` is the threshold in use and `chosen_from` says how it was found; `best` is the one found on masks, an
+    oracle. Columns false_positive and false_negative (% of a class' union with its truth, mean over classes), where
+    there are any, make a second panel.
+    """
+    errors = {"false_positive": "called a class wrongly", "false_negative": "missed of a class"}
+    second = set(errors) <= set(curve.columns)
+    figure = Figure(figsize=(WIDTH if second else 4.8, 3.0))
+    axes = figure.subplots(1, 1 + second, squeeze=False)[0]
+    x = curve["threshold"]
+    for name in curve.columns.difference(["threshold", "miou", *errors]):
+        axes[0].plot(x, curve[name], color="0.75", linewidth=0.7)
+    axes[0].plot(x, curve["miou"], color=BLACK, linewidth=2, label="mIoU (grey: each class)")
+    marks = ((chosen, f"chosen, {chosen_from}", BLUE, "o", "--"), (best, "best, oracle on masks", VERMILLION, "D", ":"))
+    for at, label, colour, marker, dashes in marks:
+        if at is None:
+            continue
+        value = np.interp(at, x, curve["miou"])
+        axes[0].plot(at, value, marker, color=colour, markersize=6, label=f"{label}: t = {at:.2f}, mIoU {value:.1f}%")
+        for ax in axes:
+            ax.axvline(at, color=colour, linestyle=dashes, linewidth=1)
+    axes[0].set(title="Seed mIoU (%)", ylim=(0, None))
+    if second:
+        for (column, label), colour, dashes in zip(errors.items(), (ORANGE, GREEN), LINES):
+            axes[1].plot(x, curve[column], color=colour, linestyle=dashes, label=label)
+        axes[1].set(title="Errors (% of the union)", ylim=(0, None))
+    for ax in axes:
+        ax.set(xlabel="background score t", xlim=(x.min(), x.max()))
+    figure.legend(loc="outside lower center", ncols=2 if second else 1)
+    return figure
+
+
+@style()
+def curves(table, xlabel, title):
+    """Every column of a DataFrame over its index, with the greatest value of each in the legend."""
+    figure = Figure(figsize=(4.8, 3.0))
+    ax = figure.subplots()
+    for (name, values), colour, dashes in zip(table.items(), OKABE_ITO, ("-", *LINES)):
+        at = values.idxmax()
+        ax.plot(table.index, values, color=colour, linestyle=dashes, label=f"{name}: best {values[at]:.1f} at {at:.2f}")
+        ax.plot(at, values[at], "o", color=colour)
+    ax.set(xlabel=xlabel, title=title, ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+# ── 03 · pseudo labels ────────────────────────────────────────────────────────────────────────────────────────────
+@style()
+def iou_comparison(table, title="IoU by class (%)"):
+    """Grouped bars: DataFrame of IoU (%) by class with one column per stage; means stand in the legend."""
+    panels = np.array_split(np.arange(len(table)), -(-len(table) // 27))
+    figure = Figure(figsize=(WIDTH, 2.3 * len(panels) + 0.6))
+    width = 0.84 / table.shape[1]
+    for ax, rows in zip(figure.subplots(len(panels), 1, squeeze=False, sharey=True)[:, 0], panels):
+        for i, (name, values) in enumerate(table.iloc[rows].items()):
+            x = np.arange(len(rows)) + (i - (table.shape[1] - 1) / 2) * width
+            label = f"{name} (mean {table[name].mean():.1f})"
+            ax.bar(
+                x,
+                values,
+                width,
+                color=OKABE_ITO[i % 8],
+                hatch=("", "///", "...", "xxx")[i % 4],
+                edgecolor="white",
+                label=label,
+            )
+        upright = max(len(str(name)) for name in table.index) * len(rows) > 95
+        ax.set_xticks(range(len(rows)), table.index[rows], rotation=90 if upright else 0)
+        ax.tick_params(axis="x", length=0)
+        ax.grid(False, axis="x")
+        ax.set(xlim=(-0.6, max(map(len, panels)) - 0.4), ylim=(0, 100))
+    figure.axes[0].set_title(title)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+    return figure
+
+
+@style()
+def crf_gain(table):
+    """Where the CRF helps and harms: DataFrame with a row per image and columns before, after (its own mIoU, %)."""
+    gain = table["after"] - table["before"]
+    figure = Figure(figsize=(WIDTH, 3.1))
+    scatter, histogram = figure.subplots(1, 2)
+    groups = (
+        ("helped", gain > 0, BLUE, "o"),
+        ("harmed", gain < 0, VERMILLION, "D"),
+        ("unchanged", gain == 0, GREY, "s"),
+    )
+    for name, chosen, colour, marker in groups:
+        points, label = table[chosen], f"{name}: {chosen.sum()} ({chosen.mean():.0%})"
+        scatter.scatter(
+            points["before"], points["after"], s=9, alpha=0.5, color=colour, marker=marker, linewidth=0, label=label
+        )
+    scatter.axline((0, 0), slope=1, color=GREY, linewidth=1)
+    scatter.set(
+        xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="seed", ylabel="after CRF", title="mIoU of each image (%)"
+    )
+    edge = max(1.0, np.ceil(gain.abs().max()))
+    bins = np.linspace(-edge, edge, 41)  # zero is an edge
+    histogram.hist(gain[gain > 0], bins, color=BLUE)
+    histogram.hist(gain[gain < 0], bins, color=VERMILLION)
+    histogram.axvline(gain.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {gain.mean():+.1f}")
+    histogram.set(title="Change by CRF", xlabel="points of mIoU", ylabel="images")
+    figure.legend(loc="outside lower center", ncols=4, markerscale=1.8)
+    return figure
+
+
+# ── 04 · online retraining ────────────────────────────────────────────────────────────────────────────────────────
+@style()
+def clipping_history(history, start_value=None):
+    """Clipping over training: DataFrame iteration, loss, loss_unclipped, clipped_share, precision, recall and, where
+    measured, base_rate (share of wrong pixels among all). Faint: as logged; bold: running mean.
+
+    `start_value` is the loss from which on pixels are clipped.
+    """
+    figure = Figure(figsize=(WIDTH, 4.9))
+    loss, share, finds = figure.subplots(3, 1, sharex=True, height_ratios=[1.3, 0.8, 1.1])
+    window = max(1, len(history) // 25)
+
+    def line(ax, column, colour, dashes, label):
+        smooth = history[column].rolling(window, min_periods=1, center=True).mean().where(history[column].notna())
+        ax.plot(history["iteration"], history[column], color=colour, alpha=0.25, linewidth=0.7)
+        ax.plot(history["iteration"], smooth, color=colour, linestyle=dashes, label=label)
+
+    line(loss, "loss_unclipped", GREY, "--", "before clipping")
+    line(loss, "loss", BLUE, "-", "after clipping")
+    if start_value is not None:
+        loss.axhline(
+            start_value, color=VERMILLION, linestyle=":", linewidth=1.2, label=f"start value {start_value:.2f}"
+        )
+    line(share, "clipped_share", BLUE, "-", "clipped")
+    line(finds, "precision", BLUE, "-", "precision: clipped pixels whose label is wrong")
+    line(finds, "recall", ORANGE, "-.", "recall: wrong labels that are clipped")
+    if "base_rate" in history:
+        line(finds, "base_rate", BLACK, ":", "wrong labels among all pixels (clipping at random)")
+    loss.set(title="Loss", ylim=(0, None))
+    share.set(title="Share of clipped pixels", ylim=(0, None))
+    finds.set(title="Does clipping find label noise?", ylim=(0, None), xlabel="iteration")
+    for ax in (share, finds):
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    loss.legend(loc="upper right", ncols=3)
+    figure.legend(*finds.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+# ── 05 · evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
+@style()
+def confusion(matrix, names):
+    """Confusion matrix (K, K) of pixels, truth in rows, as the percentage of each row; under 0.5 % left blank."""
+    matrix = np.asarray(matrix, float)
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = np.clip(0.36 * len(names), 2.2, WIDTH - 1.0)
+    figure = Figure(figsize=(side + 1.0, side + 1.0))
+    ax = figure.subplots()
+    _heat_map(ax, share, names, names, lambda value: f"{value:.0f}" if value >= 0.5 else "", inches=side, high=100)
+    ax.set(title="Pixels of each true class (%)", xlabel="predicted", ylabel="true")
+    return figure
+
+
+@style()
+def size_against_iou(table):
+    """Whether small objects fail: DataFrame with a row per object, size (% of the image), iou (%) and class."""
+    figure = Figure(figsize=(0.75 * WIDTH, 3.2))
+    ax = figure.subplots()
+    groups = list(table.groupby("class", sort=True))
+    for i, (name, rows) in enumerate(groups):
+        look = {"color": OKABE_ITO[i], "marker": MARKERS[i], "label": name} if len(groups) <= 8 else {"color": SKY}
+        ax.scatter(rows["size"], rows["iou"], s=12, alpha=0.55, linewidth=0, **look)
+    edges = np.unique(np.quantile(table["size"], np.linspace(0, 1, 7)))
+    bins = table.groupby(np.clip(np.searchsorted(edges, table["size"], "right"), 1, max(1, len(edges) - 1)))
+    ax.plot(bins["size"].median(), bins["iou"].mean(), color="white", linewidth=4)
+    ax.plot(bins["size"].median(), bins["iou"].mean(), "-o", color=BLACK, linewidth=1.8, label="mean of each sixth")
+    ax.set_xscale("log")
+    low, high = table["size"].min() * 0.9, table["size"].max() * 1.1
+    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 2, 5, 10, 20, 40, 80) if low <= tick <= high]
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(title="IoU of each object (%)", xlabel="size (% of the image)", xlim=(low, high), ylim=(-2, 102))
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@style()
+def stage_bars(results, title="From image labels to masks: mIoU (%)"):
+    """The chain of stages, from the top down: DataFrame stage (what and on which list) and value (%), and, where there
+    are any, oracle (bool, hatched: made or chosen with masks), std (error bars) and list (sets the colour)."""
+    lists = list(dict.fromkeys(results["list"])) if "list" in results else []
+    colours = [(SKY, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]] if lists else SKY
+    oracle = results.get("oracle", pd.Series(False, results.index)).astype(bool)
+    spread = results.get("std", pd.Series(np.nan, results.index)).to_numpy(float)
+    figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))
+    ax = figure.subplots()
+    values = results["value"].to_numpy(float)
+    texts = iter(f"{value:.1f}" + (f" ± {s:.1f}" if np.isfinite(s) else "") for value, s in zip(values, spread))
+    hatches = ["////" if mark else "" for mark in oracle]
+    _bars(ax, values, results["stage"], colours, lambda _: next(texts), hatch=hatches, edgecolor="white")
+    for i, s in enumerate(spread):
+        ax.errorbar(values[i], i, xerr=s, color=BLACK, linewidth=1, capsize=2)
+    ax.set(title=title, xlim=(0, None))
+    handles = [Patch(color=(SKY, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
+    if oracle.any():
+        handles.append(
+            Patch(facecolor="0.7", hatch="////", edgecolor="white", label="oracle: made or chosen with masks")
+        )
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return figure

@@ -1,0 +1,92 @@
+"""From CAMs to pseudo labels: CAM files, seeds refined by the CRF on all cores, a threshold that no mask chose."""
+
+import zipfile
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import pandas as pd
+
+from .crf import refine_labels
+from .data.images import write_label_png
+from .errors import DataError
+from .metrics import confusion_matrix, mean_iou, seed_mask
+
+
+def save_cams(path, cams):
+    """Write the CAMs of one image, {class from 0: (H,W) in 0..1}, as float16 npz, whole or not at all."""
+    aside = path.with_name(f".{path.stem}.part.npz")
+    np.savez_compressed(aside, **{str(c): cam.astype(np.float16) for c, cam in cams.items()})
+    aside.replace(path)
+
+
+def load_cams(path):
+    """Read what save_cams wrote → {class from 0: (H,W) float32}. Raises DataError when missing or broken."""
+    try:
+        with np.load(path) as file:
+            return {int(name): file[name].astype(np.float32) for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"CAM file {path} cannot be read ({error}); delete it and run 02_cam_generation again"
+        ) from error
+
+
+def parallel(function, items, workers, progress=None):
+    """`[function(item) for item in items]` in `workers` processes, in order; progress.update(1) after each."""
+    results = []
+    with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
+        for result in pool.map(function, items, chunksize=8):
+            results.append(result)
+            if progress:
+                progress.update(1)
+    return results
+
+
+def refine_seed(image, labels, cams, threshold, settings):
+    """Seed and pseudo label of one image (METHOD, "Dense CRF").
+
+    image (H,W,3) uint8; labels (C,) 0/1; cams {class from 0: (H,W)}; threshold: background score.
+    → seed (H,W) uint8, pseudo label (H,W) uint8; the CRF knows background and every class of the image label.
+    """
+    seed = seed_mask(cams, threshold, image.shape[:2])
+    values = np.concatenate([[0], np.flatnonzero(labels) + 1]).astype(np.uint8)
+    compact = np.searchsorted(values, seed)
+    return seed, values[refine_labels(image, compact, settings, len(values))]
+
+
+def refine_file(image_id, *, dataset, cams, threshold, settings, output=None):
+    """`refine_seed` on files: CAMs from folder `cams`, the pseudo label to folder `output` → seed, pseudo label.
+
+    With an output folder nothing is returned (a list of ten thousand images would not fit), and what is there stays.
+    """
+    if output and (output / f"{image_id}.png").is_file():
+        return None
+    seed, label = refine_seed(
+        dataset.image(image_id), dataset.labels(image_id), load_cams(cams / f"{image_id}.npz"), threshold, settings
+    )
+    if output is None:
+        return seed, label
+    write_label_png(output / f"{image_id}.png", label)
+    return None
+
+
+def threshold_by_agreement(dataset, ids, cams, settings, thresholds, workers):
+    """How well seed and CRF agree at each background score, a choice that needs no mask.
+
+    A seed whose threshold is too low or too high is one that the CRF, which sees the image's edges, changes much.
+    ids: the images to look at; cams: folder. → Series of mIoU (%) between seed and refined seed, by threshold.
+    """
+    pairs = [(float(threshold), image_id) for threshold in thresholds for image_id in ids]
+    job = partial(_seed_against_label, dataset=dataset, cams=cams, settings=settings)
+    matrices = np.stack(parallel(job, pairs, workers)).reshape(len(pairs) // len(ids), len(ids), -1)
+    classes = len(dataset.classes) + 1
+    agreement = [mean_iou(matrix.reshape(classes, classes)) for matrix in matrices.sum(1)]
+    return pd.Series(agreement, index=[float(threshold) for threshold in thresholds], name="agreement")
+
+
+def _seed_against_label(pair, *, dataset, cams, settings):
+    threshold, image_id = pair
+    seed, label = refine_file(image_id, dataset=dataset, cams=cams, threshold=threshold, settings=settings)
+    return confusion_matrix(seed, label, len(dataset.classes) + 1)

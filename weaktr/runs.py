@@ -1,0 +1,172 @@
+"""The runner: executes the notebooks of a run with papermill, one stage after another.
+
+Parameters and data are checked before the first kernel starts. A finished stage is skipped while its key stands
+(see `weaktr.stages`), an unfinished one continues from what it left, and any other starts afresh.
+"""
+
+import contextlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from .errors import ParameterError, RunError, UserError
+from .parameters import NOTEBOOKS, catalogue, check_parameters, declared_parameters, near
+from .stages import (
+    ROOT,
+    RUNNER,
+    atomic,
+    changes,
+    data_fingerprint,
+    finished_key,
+    interactive,
+    open_stage,
+    prepare,
+    read_json,
+    resolve,
+    results_table,
+    stage_key,
+    write_json,
+)
+
+__all__ = [
+    "atomic",
+    "declared_parameters",
+    "finished_key",
+    "interactive",
+    "open_stage",
+    "read_json",
+    "resolve",
+    "run",
+    "write_json",
+]
+
+
+def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS):
+    """Brings the stages of the run in `run_folder` up to date and prints the table of their results.
+
+    parameters: {name: value or text}, the rest are the notebooks' defaults. run_folder: relative to the repository's
+    root, or absolute. stages: names or numbers ("01"), None for all. force: also those that are up to date.
+    preset: its name, for the record. notebooks: the folder of NN_name.ipynb.
+
+    Raises UserError before anything starts for parameters, stages or data that cannot be used, and RunError for a
+    stage that fails, dies, is interrupted, or ends without its results.
+    """
+    declared = catalogue(notebooks)
+    values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
+    selected = _select(stages, declared)
+    if "dataset" in values:
+        from .checks import check_run
+
+        check_run(values)
+    fingerprint = data_fingerprint(values)
+    own = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
+    folders = {name: resolve(run_folder) / name for name in declared}
+
+    def key_of(name):
+        """The key that a stage has with the earlier stages' folders as they are now."""
+        before = [folder for other, folder in folders.items() if other < name]
+        return stage_key(own[name], fingerprint if "dataset" in own[name] else "", before)
+
+    for name in selected:
+        for needed in _inputs(Path(notebooks) / f"{name}.ipynb", declared):
+            if needed not in selected and finished_key(folders[needed]) != key_of(needed):
+                state = "is not finished" if finished_key(folders[needed]) is None else "has other parameters or data"
+                raise UserError(f"{folders[needed]}: needed by {name}, but {state}; add {needed[:2]} to --stages")
+
+    for name in selected:
+        key = key_of(name)
+        if not force and finished_key(folders[name]) == key:
+            print(f"{name} · up to date, skipped", flush=True)
+            continue
+        if finished_key(folders[name]) not in (None, key):
+            print(f"{name} · made again: {changes(folders[name], own[name])}", flush=True)
+        prepare(folders[name], key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force)
+        start = time.monotonic()
+        print(f"{name} · started · {_short(folders[name])}", flush=True)
+        _execute(Path(notebooks) / f"{name}.ipynb", folders[name], own[name])
+        seconds = int(time.monotonic() - start)
+        print(f"{name} · finished in {seconds // 60}:{seconds % 60:02d}", flush=True)
+
+    current = [name for name in declared if finished_key(folders[name]) == key_of(name)]
+    records = [record for name in current for record in read_json(folders[name] / "metrics.json")]
+    print(f"\nResults in {_short(resolve(run_folder))}\n{results_table(records)}", flush=True)
+
+
+def _select(stages, declared):
+    """The full names of `stages`, in the order of the run."""
+    chosen = set()
+    for stage in declared if stages is None else stages:
+        found = [name for name in declared if stage in (name, name[:2])]
+        if not found:
+            raise ParameterError(f"unknown stage {stage!r}{near(stage, declared)}; there are {', '.join(declared)}")
+        chosen.update(found)
+    return [name for name in declared if name in chosen]
+
+
+def _inputs(notebook, names):
+    """The stages that the code of a notebook names as its inputs."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return [name for name in re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code) if name in names]
+
+
+def _short(path):
+    """`path` as seen from the repository's root: executed notebooks and messages carry no path of the machine."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def _kernel_class(notebooks):
+    """A kernel manager for the interpreter that runs now, whatever kernels are installed for the user."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    # The inline backend, also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
+    env = {RUNNER: str(notebooks), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
+    env["GOMP_SPINCOUNT"] = "100000"
+    # Only a kernel's critical log: what a cell raises is reported once, by us.
+    spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": env})
+    return type("OwnKernelManager", (AsyncKernelManager,), {"kernel_spec": spec})
+
+
+def _execute(notebook, folder, parameters):
+    """Runs one notebook in a kernel of its own, its printed lines shown as they come."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    executed = folder / "notebook.ipynb"
+    try:
+        with contextlib.chdir(ROOT):
+            papermill.execute_notebook(
+                _short(notebook),
+                _short(executed),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_kernel_class(notebook.parent.resolve()),
+                progress_bar=False,
+                stdout_file=sys.stdout,
+            )
+    except papermill.PapermillExecutionError as error:
+        raise RunError(_failure(notebook, executed, error)) from error
+    except DeadKernelError as error:
+        raise RunError(
+            f"{_short(notebook)}: its process was killed, most often for lack of memory; "
+            "the same command continues there"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise RunError(f"{folder.name} interrupted; the same command continues there") from error
+    if not (folder / "metrics.json").exists():
+        raise RunError(f"{_short(notebook)} ended without stage.finish(records), so it has no results")
+
+
+def _failure(notebook, executed, error):
+    """One message for a failing cell: where, what, and the notebook to open."""
+    lines = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    where = f"{_short(notebook)}, cell [{error.exec_count}] {lines[0].strip() if lines else ''!r}"
+    own = {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}
+    what = error.evalue if error.ename in own else f"{error.ename}: {error.evalue}"
+    return f"{what}\n  in {where}\n  executed so far: {_short(executed)}"

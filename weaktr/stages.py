@@ -1,0 +1,312 @@
+"""Stage folders: where a notebook of a run finds its inputs and leaves its results.
+
+A run has one folder per stage, `<run_folder>/<NN_stage>/`, and stages meet only there: `notebook.ipynb` (executed),
+`params.json`, `manifest.json`, `history.csv`, artefacts, `figures/`, and `metrics.json`, written last: its presence
+means finished. A stage's key is the hash of its own parameters, the data's fingerprint and the keys of all stages
+before it; what lies in its folder under another key is never used.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from .errors import ParameterError, UserError
+from .parameters import NOTEBOOKS, checked, declared_parameters
+
+ROOT = NOTEBOOKS.parent
+WITHOUT_EFFECT = {"device", "workers", "run_folder"}  # parameters that do not enter a stage's key
+PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
+RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
+PROGRESS_SECONDS = 10.0  # between two lines of progress
+
+
+def resolve(path):
+    """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
+    return ROOT / Path(path).expanduser()
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Yields a temporary path beside `path`, renamed to it at the end: `path` is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Writes `value` to `path` as indented JSON, atomically; NumPy scalars and paths are converted."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
+    with atomic(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """The value in the JSON file `path`; an empty dict where the file is missing or cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def stage_key(parameters, fingerprint, inputs):
+    """The key of a stage: sha256 over its parameters, the data's fingerprint and the stage folders before it.
+
+    The pretrained weights that its backbone starts from enter by their content.
+    """
+    effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
+    if "backbone" in parameters:
+        shipped = Path(__file__).parent / "assets" / f"{parameters['backbone']}.safetensors"
+        weights = resolve(parameters["weights"]) if parameters.get("weights") else shipped
+        if weights.is_file():
+            effective["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    made = [identity(folder) for folder in inputs]
+    return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
+
+
+def identity(folder):
+    """Key and birth of the finished stage in `folder`, new whenever it is made again; None where unfinished."""
+    manifest = read_json(folder / "manifest.json")
+    return [manifest.get("key"), manifest.get("made")] if (folder / "metrics.json").exists() else None
+
+
+def finished_key(folder):
+    """The key under which the stage in `folder` was finished; None where it was not."""
+    return read_json(folder / "manifest.json").get("key") if (folder / "metrics.json").exists() else None
+
+
+def data_fingerprint(values):
+    """The fingerprint of the data set that the parameters name; an empty string where they name none."""
+    if "dataset" not in values:
+        return ""
+    from .data import open_dataset
+
+    return open_dataset(values["dataset"], values.get("data_root", "")).fingerprint()
+
+
+def prepare(folder, key, facts, clear=False):
+    """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
+
+    Starts its manifest with `facts`, its key and its birth. Raises UserError for a folder with files that no run made.
+    """
+    before = read_json(folder / "manifest.json")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "manifest.json").exists():
+            raise UserError(f"{folder}: holds files but no manifest.json, so no run made it; choose another run_folder")
+        if clear or before.get("key") != key:
+            gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")  # away in one step, whatever happens next
+            folder.rename(gone)
+            shutil.rmtree(gone)
+            before = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    made = before.get("made", uuid.uuid4().hex)
+    write_json(folder / "manifest.json", {"stage": folder.name, "key": key, "made": made, **facts})
+
+
+def changes(folder, parameters):
+    """What differs between a stage's folder and `parameters`, in words, for the person whose results are at stake."""
+    before = read_json(folder / "params.json")
+    names = [n for n, value in parameters.items() if n not in WITHOUT_EFFECT and before.get(n, value) != value]
+    text = ", ".join(f"{name} {before[name]!r} → {parameters[name]!r}" for name in names)
+    return text or "an earlier stage, the data or the weights changed"
+
+
+def interactive():
+    """Whether a person runs the notebook; False under the runner, where widgets would be in the way."""
+    return RUNNER not in os.environ
+
+
+def open_stage(name, namespace):
+    """The Stage of notebook `name`; call it right after the parameters cell with `globals()`.
+
+    Takes the declared parameters out of `namespace`, writes params.json and starts manifest.json. By hand, a finished
+    stage that was made with other parameters is never cleared: that raises UserError and says what differs.
+    Raises ParameterError for a missing parameter or one of the wrong type.
+    """
+    notebooks = Path(os.environ.get(RUNNER, NOTEBOOKS))
+    declared = declared_parameters(notebooks / f"{name}.ipynb")
+    if missing := [parameter for parameter in declared if parameter not in namespace]:
+        raise ParameterError(f"{name}: {', '.join(missing)} not set; run the parameters cell first")
+    values = {
+        parameter: checked(parameter, namespace[parameter], kind, default if kind is list else ())
+        for parameter, (kind, default, _) in declared.items()
+    }
+    folder = resolve(values["run_folder"]) / name
+    if interactive():
+        before = [path.stem for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if path.stem < name]
+        fingerprint = data_fingerprint(values)
+        key = stage_key(values, fingerprint, [folder.parent / other for other in before])
+        if finished_key(folder) not in (None, key):
+            raise UserError(
+                f"{folder} holds a finished stage ({changes(folder, values)}); "
+                "choose another run_folder, or delete the folder if it is not needed"
+            )
+        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
+    return Stage(name, folder, values)
+
+
+class Stage:
+    """One stage's folder while its notebook runs.
+
+    name: as the notebook, "01_cam_training". folder, figures: Path. parameters: {name: value}.
+    """
+
+    def __init__(self, name, folder, parameters):
+        self.name, self.folder, self.parameters = name, folder, parameters
+        self.figures = folder / "figures"
+        self.figures.mkdir(parents=True, exist_ok=True)
+        self._start = time.monotonic()
+        self._manifest = read_json(folder / "manifest.json") | _environment()
+        self._manifest |= {"seed": parameters.get("seed"), "start": _now()}
+        write_json(folder / "params.json", parameters)
+        write_json(folder / "manifest.json", self._manifest)
+
+    def input(self, name):
+        """The folder of the finished stage `name` of this run. Raises UserError where it is not finished."""
+        folder = self.folder.parent / name
+        if finished_key(folder) is None:
+            raise UserError(f"{folder}: {self.name} needs the finished stage {name}; run notebook {name} first")
+        return folder
+
+    def show(self, figure, name):
+        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays and closes it."""
+        import matplotlib.pyplot as plt
+        from IPython.display import Image, display
+
+        for suffix, facts in (("pdf", {"CreationDate": None}), ("png", None)):
+            with atomic(self.figures / f"{name}.{suffix}") as path:
+                figure.savefig(path, dpi=150, metadata=facts)
+        plt.close(figure)
+        display(Image(data=(self.figures / f"{name}.png").read_bytes()))
+
+    def progress(self, total, unit="images", label=""):
+        """A Progress whose lines start with the stage's name and `label`."""
+        return Progress(" · ".join(filter(None, (self.name, label))), total, unit)
+
+    def finish(self, records):
+        """Writes metrics.json, which marks the stage finished, completes the manifest and prints the results.
+
+        records: dicts with list, list_size, metric and value, and where they apply threshold, threshold_from, scales,
+        crf and oracle (True: pixel masks had a part in it). Raises ValueError where one of the four is missing.
+        """
+        rest = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
+        records = [{"stage": self.name} | rest | record for record in records]
+        for record in records:
+            if missing := {"list", "list_size", "metric", "value"} - record.keys():
+                raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
+        seconds = round(time.monotonic() - self._start, 1)
+        write_json(self.folder / "manifest.json", self._manifest | _usage() | {"end": _now(), "seconds": seconds})
+        write_json(self.folder / "metrics.json", records)
+        for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
+            state.unlink()
+        print(results_table(records), flush=True)
+
+
+class Progress:
+    """Prints at most one line every ten seconds and one at the end: done/total, speed, time left."""
+
+    def __init__(self, prefix, total, unit):
+        self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
+        self._start = self._printed = time.monotonic()
+
+    def update(self, n=1):
+        """Counts `n` more units of work as done."""
+        self.done += n
+        now = time.monotonic()
+        if self.done < self.total and now - self._printed < PROGRESS_SECONDS:
+            return
+        self._printed = now
+        speed = self.done / max(now - self._start, 1e-6)
+        if self.done < self.total:
+            seconds, word = (self.total - self.done) / max(speed, 1e-6), "left"
+        else:
+            seconds, word = now - self._start, "in all"
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d} {word}"
+        rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
+        print(f"{self.prefix} · {self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock}", flush=True)
+
+
+def results_table(records):
+    """Metrics records as a plain text table; rows in which pixel masks had a part are marked `oracle`."""
+    rows = [("stage", "list (size)", "threshold (from)", "scales", "CRF", "metric", "value", "")]
+    for record in records:
+        threshold = "–" if record["threshold"] is None else f"{record['threshold']:.3g} ({record['threshold_from']})"
+        scales = record["scales"] if isinstance(record["scales"], list | tuple) else [record["scales"]]
+        rows.append(
+            (
+                record["stage"],
+                f"{record['list']} ({record['list_size']})",
+                threshold,
+                ", ".join("–" if scale is None else str(scale) for scale in scales),
+                {None: "–", True: "yes", False: "no"}.get(record["crf"], str(record["crf"])),
+                record["metric"],
+                f"{record['value']:.2f}" if isinstance(record["value"], float) else str(record["value"]),
+                "oracle" if record["oracle"] else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments):
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _environment():
+    """Code, versions and machine, for the manifest."""
+    import psutil
+
+    models = []
+    with contextlib.suppress(OSError):
+        models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "git": {
+            "commit": _git("rev-parse", "HEAD") if shutil.which("git") else None,
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if shutil.which("git") else None,
+        },
+        "versions": {"python": platform.python_version()} | versions,
+        "hardware": {
+            "cpu": models[0] if models else platform.processor(),
+            "cores": len(psutil.Process().cpu_affinity())
+            if hasattr(psutil.Process, "cpu_affinity")
+            else os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        },
+    }
+
+
+def _usage():
+    """Peak memory of this process and its largest child, and the GPU's where one was used, for the manifest."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit
+    usage = {"peak_memory_mb": round(peak / 1e6)}
+    torch = sys.modules.get("torch")  # a stage that never imported torch used no GPU
+    if torch and torch.cuda.is_available():
+        usage |= {"gpu": torch.cuda.get_device_name(), "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
+    return usage

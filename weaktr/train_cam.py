@@ -1,0 +1,178 @@
+"""Step 1: train the CAM network from image-level labels. One loop, read it from top to bottom."""
+
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from .data.transforms import CamSamples, epoch_loader, seed_everything
+from .errors import ParameterError
+from .inference import normalise
+from .losses import cam_losses
+
+REFERENCE_BATCH = 512  # the published learning rates belong to this batch size
+
+
+def learning_rate(epoch, lr, epochs=60, warmup=5):
+    """Learning rate of an epoch, counted from 0; lr is the peak, already scaled by batch/512 (METHOD, step 1).
+
+    `warmup` epochs from 1e-6, then a cosine to 1e-5 whose phase counts from epoch 0; one epoch behind.
+    """
+    epoch = max(epoch - 1, 0)
+    if epoch < warmup:
+        return 1e-6 + (lr - 1e-6) * epoch / warmup
+    return 1e-5 + (lr - 1e-5) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def pick_device(name="auto"):
+    """ "auto" is the first GPU, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def autocast(device, precision="auto"):
+    """Mixed precision context. precision: "auto" (bfloat16 where the hardware multiplies it), "bf16" or "fp32"."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ParameterError(f"precision {precision!r} is unknown; one of auto, bf16, fp32")
+    if precision == "auto":
+        cuda = device.type == "cuda"
+        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if fast else "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def train_cam(
+    model,
+    dataset,
+    *,
+    train_list,
+    val_list,
+    epochs,
+    batch_size,
+    lr,
+    warmup=5,
+    weight_decay=0.03,
+    augmentation="rand-m9-mstd0.5-inc1",
+    min_crop=0.08,
+    seed=504,
+    workers=2,
+    precision="auto",
+    folder,
+    progress,
+):
+    """Train `model` (on its device) on the image labels of `train_list`; no mask is read.
+
+    lr: published base rate in units of batch 512. progress(total, label) → object with update(n). The state is kept
+    in `folder` after every epoch, so that a run that died goes on where it stopped.
+    → history, one row per epoch: losses, validation mAP (%), learning rate, images per second.
+    """
+    device = next(model.parameters()).device
+    samples = CamSamples(
+        dataset,
+        train_list,
+        model.config["image_size"],
+        model.mean,
+        model.std,
+        augmentation=augmentation,
+        min_crop=min_crop,
+        seed=seed,
+    )
+    if len(samples) < batch_size:
+        raise ParameterError(
+            f"list {train_list} has {len(samples)} images, fewer than batch size {batch_size}; lower it"
+        )
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay)
+    peak = lr * batch_size / REFERENCE_BATCH
+    history = restore(folder, model, optimizer)
+    for epoch in range(len(history), epochs):
+        rate = learning_rate(epoch, peak, epochs, warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        seed_everything(seed, epoch)
+        model.train()
+        start, sums = time.perf_counter(), {"cls": 0.0, "coarse": 0.0, "fine": 0.0}
+        loader = epoch_loader(samples, batch_size, seed, epoch, workers)
+        bar = progress(len(loader) * batch_size, label=f"epoch {epoch + 1}/{epochs}")
+        for images, labels in loader:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            with autocast(device, precision):
+                output = model(images)
+            losses = cam_losses(output, labels)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            for name, loss in losses.items():
+                sums[name] += loss.detach()
+            bar.update(len(images))
+        seconds = time.perf_counter() - start
+        means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
+        if not math.isfinite(sum(means.values())):
+            raise ParameterError(
+                f"the loss became {sum(means.values())} in epoch {epoch + 1}; lower the learning rate {lr}"
+            )
+        precision_per_class = average_precision(*classify(model, dataset, val_list, precision))
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "lr": rate,
+                "loss": sum(means.values()),
+                **means,
+                "map_val": 100 * float(np.nanmean(precision_per_class)),
+                "images_per_second": len(loader) * batch_size / seconds,
+            }
+        )
+        keep(folder, model, optimizer, history)
+    model.eval()
+    return pd.DataFrame(history)
+
+
+@torch.inference_mode()
+def classify(model, dataset, list_name, precision="auto"):
+    """Scores and labels (n,C) of a list: whole images squeezed to the training size, mean of the three logits."""
+    device, size = next(model.parameters()).device, model.config["image_size"]
+    model.eval()
+    scores, labels, ids = [], [], dataset.ids(list_name)
+    for first in range(0, len(ids), 64):
+        batch = ids[first : first + 64]
+        images = [Image.fromarray(dataset.image(i)).resize((size, size), Image.Resampling.BICUBIC) for i in batch]
+        x = torch.stack([normalise(np.asarray(image), model.mean, model.std) for image in images])
+        with autocast(device, precision):
+            output = model(x.to(device))
+        scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
+        labels += [dataset.labels(i) for i in batch]
+    return torch.cat(scores).numpy(), np.stack(labels)
+
+
+def average_precision(scores, labels):
+    """Average precision per class, 0…1 → (C,); NaN for a class that the list lacks."""
+    return np.array(
+        [
+            average_precision_score(labels[:, c], scores[:, c]) if labels[:, c].any() else np.nan
+            for c in range(labels.shape[1])
+        ]
+    )
+
+
+def keep(folder, model, optimizer, history, **more):
+    """Write everything a restart needs to folder/resume.pt, whole."""
+    aside = Path(folder) / ".resume.pt.part"
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, **more}
+    torch.save(state, aside)
+    aside.replace(Path(folder) / "resume.pt")
+
+
+def restore(folder, model, optimizer):
+    """Load what `keep` wrote into model and optimizer → history so far, [] for a fresh start."""
+    path = Path(folder) / "resume.pt"
+    if not path.is_file():
+        return []
+    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"going on after {len(state['history'])} finished steps of {path}", flush=True)
+    return state["history"]

@@ -1,0 +1,136 @@
+"""Step 2: online retraining of a segmenter on pseudo labels with gradient clipping. One loop, top to bottom."""
+
+import math
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .data.transforms import epoch_loader, seed_everything
+from .errors import ParameterError
+from .losses import gradient_clipping
+from .train_cam import autocast, keep, restore
+
+ENCODER_FACTOR = 0.1  # learning rate of the encoder relative to the decoder's
+WATCHES = 8  # how often the watched images are looked at during training
+
+
+def learning_rate(iteration, iterations, lr=1e-4, min_lr=1e-5):
+    """Polynomial decay of the decoder's rate, power 0.9 (METHOD, step 2); the encoder has a tenth of it."""
+    return min_lr + (lr - min_lr) * (1 - iteration / iterations) ** 0.9
+
+
+def train_segmenter(
+    model,
+    samples,
+    *,
+    epochs,
+    batch_size,
+    lr,
+    min_lr,
+    start_value,
+    start_share,
+    cell,
+    scope,
+    seed=504,
+    workers=2,
+    precision="auto",
+    folder,
+    progress,
+    watched=None,
+):
+    """Train `model` (on its device) on `samples` (SegmentationSamples) by SGD with Nesterov momentum.
+
+    start_value: τ, the mean loss below which clipping begins; 0 finds it without a mask: nothing is clipped in the
+    first `start_share` of the iterations, then τ is the mean loss of the last tenth of those. cell: side of the local
+    windows in pixels. watched: fixed views (images, labels) whose clipping is written to
+    folder/clipping/ WATCHES times during training.
+    Wherever the samples carry the truth, it is used for one thing: to record how many clipped pixels had a wrong
+    label (precision), how many wrong labels were clipped (recall), and how many there were (noise).
+    → history, one row per iteration.
+    """
+    device = next(model.parameters()).device
+    steps = len(samples) // batch_size
+    iterations = epochs * steps
+    if not steps:
+        raise ParameterError(f"there are {len(samples)} images, fewer than batch size {batch_size}; lower it")
+    encoder = list(model.encoder.parameters())
+    optimizer = torch.optim.SGD(
+        [{"params": encoder, "factor": ENCODER_FACTOR}, {"params": list(model.decoder.parameters()), "factor": 1.0}],
+        lr=lr,
+        momentum=0.9,
+        nesterov=True,
+    )
+    history = restore(folder, model, optimizer)
+    done = len(history) // steps
+    tau = start_value or -math.inf
+    settle = max(1, int(start_share * iterations))
+    for epoch in range(done, epochs):
+        seed_everything(seed, epoch)
+        model.train()
+        bar = progress(steps * batch_size, label=f"epoch {epoch + 1}/{epochs}")
+        for step, (images, labels, truth) in enumerate(epoch_loader(samples, batch_size, seed, epoch, workers)):
+            iteration, start = epoch * steps + step, time.perf_counter()
+            if not start_value and iteration >= settle:
+                tau = float(np.mean([row["loss_unclipped"] for row in history[settle - max(1, settle // 10) : settle]]))
+            for group in optimizer.param_groups:
+                group["lr"] = group["factor"] * learning_rate(iteration, iterations, lr, min_lr)
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            with autocast(device, precision):
+                logits = model(images)
+            clipped = gradient_clipping(logits, labels, tau, cell, scope=scope)
+            optimizer.zero_grad()
+            clipped.loss.backward()
+            optimizer.step()
+            row = {
+                "iteration": iteration,
+                "loss": clipped.loss.item(),
+                "loss_unclipped": clipped.pixel_loss.mean().item(),
+            }
+            row |= {"start_value": tau if math.isfinite(tau) else math.nan, "lr": optimizer.param_groups[1]["lr"]}
+            row |= clipping_quality(~clipped.kept.cpu(), labels.cpu(), truth)
+            row["images_per_second"] = len(images) / (time.perf_counter() - start)
+            if not math.isfinite(row["loss"]):
+                raise ParameterError(
+                    f"the loss became {row['loss']} at iteration {iteration}; lower the learning rate {lr}"
+                )
+            history.append(row)
+            bar.update(len(images))
+            if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
+                watch_clipping(model, *watched, tau, cell, scope, folder / "clipping" / f"{iteration + 1:06d}.npz")
+        keep(folder, model, optimizer, history)
+    model.eval()
+    return pd.DataFrame(history)
+
+
+@torch.no_grad()
+def watch_clipping(model, images, labels, start_value, cell, scope, path):
+    """Write pixel losses and clipped pixels of fixed views, (n,h,w) each, to an npz file."""
+    model.eval()
+    device = next(model.parameters()).device
+    clipped = gradient_clipping(model(images.to(device)), labels.to(device), start_value, cell, scope=scope)
+    model.train()
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
+
+
+def clipping_quality(clipped, labels, truth):
+    """Does clipping find label noise? clipped, labels, truth (B,h,w), void 255 → shares in 0…1, NaN where undefined.
+
+    clipped_share: of all labelled pixels; noise: labels that differ from the truth; precision: clipped pixels whose
+    label is wrong; recall: wrong labels that were clipped.
+    """
+    labelled = labels != 255
+    known = labelled & (truth != 255)
+    wrong = known & (labels != truth)
+
+    def share(part, whole):
+        return float(part.sum() / whole.sum()) if whole.any() else math.nan
+
+    return {
+        "clipped_share": share(clipped & labelled, labelled),
+        "noise": share(wrong, known),
+        "precision": share(clipped & wrong, clipped & known),
+        "recall": share(clipped & wrong, wrong),
+    }
