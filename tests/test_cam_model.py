@@ -18,7 +18,7 @@ from weaktr.models.fusion import AttentionFusion
 
 GOLDENS = ["cam_max_square", "cam_avg_square", "cam_max_landscape", "cam_max_ragged", "cam_max_wide_same_count"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
-TINY = "weaktr_tiny_patch8_112"
+TINY = "weaktr_tiny_patch8_96"
 OUTPUTS = [
     "cls_logits",
     "coarse_logits",

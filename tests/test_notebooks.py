@@ -11,6 +11,7 @@ from PIL import Image
 from weaktr import predict, presets, runs
 from weaktr.data import open_dataset
 
+pytestmark = pytest.mark.timeout(600)  # five notebooks in a row; the other tests take seconds
 STAGES = ["01_cam_training", "02_cam_generation", "03_pseudo_labels", "04_online_retraining", "05_evaluation"]
 
 

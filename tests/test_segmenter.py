@@ -15,7 +15,7 @@ from weaktr.models.decoder import MaskTransformer
 
 KINDS = ["vit", "dinov2", "eva02"]
 GOLDENS = ["seg_vit", "seg_vit_multiscale", "seg_dinov2", "seg_eva02"]
-TINY = "weaktr_tiny_patch8_112"
+TINY = "weaktr_tiny_patch8_96"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from weaktr import pretrain
@@ -11,6 +12,7 @@ from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
 from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, FAVOURITE, render_scene, write_scene
 from weaktr.errors import DataError
+from weaktr.models import create_cam_model
 
 PLACES = ("JPEGImages", "SegmentationClass", "Annotations")
 
@@ -300,28 +302,65 @@ def test_an_unknown_list_is_refused_before_a_run(few, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- pretraining pictures
 
 
-def test_pretraining_pictures_are_deterministic_and_labelled():
-    drawn = [pretrain.render_single(i) for i in range(12)]
+def test_pretraining_scenes_are_deterministic_and_labelled():
+    drawn = [pretrain.render_invented(i) for i in range(12)]
     for i in (11, 0):
-        pixels, labels = pretrain.render_single(i)
-        assert (pixels == drawn[i][0]).all() and (labels == drawn[i][1]).all()
-    assert all(pixels.shape == (pretrain.SIDE, pretrain.SIDE, 3) and pixels.dtype == np.uint8 for pixels, _ in drawn)
-    labels = np.stack([labels for _, labels in drawn])
-    assert labels.shape == (12, 3) and labels.min() >= 0 and labels.max() < 6
+        pixels, target = pretrain.render_invented(i)
+        assert (pixels == drawn[i][0]).all()
+        assert (target == drawn[i][1]).all()
     assert len({pixels.tobytes() for pixels, _ in drawn}) == 12
+    for pixels, target in drawn:
+        assert min(pixels.shape[:2]) >= pretrain.CROP
+        assert target.shape == (pretrain.SPECIES,)
+        assert 1 <= (target > 0).sum() <= 3
+        assert target.sum() == pytest.approx(1)
 
 
 def test_pretraining_shows_no_head_of_the_demo(monkeypatch):
     """What tells the demo's classes apart must not have been learned beforehand."""
-    heads, bodies = [], []
     monkeypatch.setattr(drawing, "draw_head", lambda *_: pytest.fail("a demo class was drawn"))
-    abstract, body = pretrain.draw_abstract_head, drawing.draw_body
-    monkeypatch.setattr(pretrain, "draw_abstract_head", lambda *a: (heads.append(a[2]), abstract(*a)))
-    monkeypatch.setattr(drawing, "draw_body", lambda *a: (bodies.append(a[1]), body(*a))[1])
-    labels = [pretrain.render_single(i)[1] for i in range(60)]
-    assert heads == [pretrain.HEADS[label[2]] for label in labels]
-    assert bodies == [pretrain.BODIES[label[0]] for label in labels]
-    assert set(heads) == set(pretrain.HEADS)
-    assert not set(pretrain.HEADS) & set(CLASSES)
-    with pytest.raises(ValueError, match="no head named 'star'"):
-        synthetic.draw_head(None, "star", 0, 0, 1)
+    monkeypatch.setattr(synthetic, "draw_head", lambda *_: pytest.fail("a demo class was drawn"))
+    invented, seen = pretrain.draw_invented_head, []
+    monkeypatch.setattr(pretrain, "draw_invented_head", lambda *a: (seen.append(a[1]), invented(*a)))
+    targets = [pretrain.render_invented(i)[1] for i in range(8)]
+    assert set(seen) == {int(species) for target in targets for species in np.flatnonzero(target)}
+    assert not set(pretrain.invent_animals()) & set(CLASSES)
+
+
+def test_pretraining_hides_whole_squares():
+    hidden = pretrain.draw_hidden(64, 12, torch.Generator().manual_seed(0)).view(64, 6, 2, 6, 2)
+    assert (hidden == hidden[:, :, :1, :, :1]).all()
+    share = hidden.float().mean((1, 2, 3, 4))
+    assert share.min() < 0.1
+    assert 0.6 < share.max() < 0.95
+
+
+def test_pretraining_starts_from_patches_that_attend_to_their_likes():
+    torch.manual_seed(0)
+    model = create_cam_model("weaktr_tiny_patch8_96", 2, pretrained=False, image_size=96).eval()
+    usual, alike = model.encoder.vit.blocks, pretrain.create_vit().blocks
+    halves = torch.zeros(1, 144, 128).index_fill(1, torch.arange(72), 1.0) + 0.1 * torch.randn(1, 144, 128)
+    halves = torch.nn.functional.layer_norm(halves * torch.randn(128), (128,))
+    share = []
+    for blocks in (usual, alike):
+        q, k, _ = blocks[0].attn.qkv(halves)[0].view(144, 3, 4, 32).permute(1, 2, 0, 3)
+        share.append(((q @ k.transpose(1, 2)) / 32**0.5).softmax(2)[:, :72, :72].sum(2).mean().item())
+    assert share[0] < 0.6  # half of the tokens are of the same kind
+    assert share[1] > 0.9
+
+
+def test_pretraining_learns_and_writes_what_the_package_loads(tmp_path, capsys):
+    scenes = [pretrain.render_invented(i) for i in range(4)]
+    targets = torch.from_numpy(np.stack([target for _, target in scenes]))
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    for output in (first, second):
+        pretrain.pretrain([pixels for pixels, _ in scenes], targets, samples=16, output=output, batch=4)
+    assert "4/4 · reconstruction" in capsys.readouterr().out
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name, second.name]
+    torch.manual_seed(pretrain.SEED)
+    start = pretrain.create_vit().blocks[0].attn.qkv.weight
+    trained = (
+        create_cam_model(pretrain.NAME, 3, weights=str(first), image_size=96).encoder.vit.blocks[0].attn.qkv.weight
+    )
+    assert 1e-5 < (trained - start).abs().max() < 0.1

@@ -12,14 +12,14 @@ import pandas as pd
 from .crf import refine_labels
 from .data.images import write_label_png
 from .errors import DataError
+from .files import atomic
 from .metrics import confusion_matrix, mean_iou, seed_mask
 
 
 def save_cams(path, cams):
     """Write the CAMs of one image, {class from 0: (H,W) in 0..1}, as float16 npz, whole or not at all."""
-    aside = path.with_name(f".{path.stem}.part.npz")
-    np.savez_compressed(aside, **{str(c): cam.astype(np.float16) for c, cam in cams.items()})
-    aside.replace(path)
+    with atomic(path) as aside:
+        np.savez_compressed(aside, **{str(c): cam.astype(np.float16) for c, cam in cams.items()})
 
 
 def load_cams(path):

@@ -12,22 +12,20 @@ import time
 from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
+from .files import atomic, read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters, declared_parameters, near
 from .stages import (
     ROOT,
     RUNNER,
-    atomic,
     changes,
     data_fingerprint,
     finished_key,
     interactive,
     open_stage,
     prepare,
-    read_json,
     resolve,
     results_table,
     stage_key,
-    write_json,
 )
 
 __all__ = [

@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .errors import ParameterError, UserError
+from .files import atomic, read_json, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
@@ -34,34 +35,6 @@ PROGRESS_SECONDS = 10.0  # between two lines of progress
 def resolve(path):
     """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
     return ROOT / Path(path).expanduser()
-
-
-@contextlib.contextmanager
-def atomic(path):
-    """Yields a temporary path beside `path`, renamed to it at the end: `path` is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path, value):
-    """Writes `value` to `path` as indented JSON, atomically; NumPy scalars and paths are converted."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
-    with atomic(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path):
-    """The value in the JSON file `path`; an empty dict where the file is missing or cut off."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def stage_key(parameters, fingerprint, inputs):

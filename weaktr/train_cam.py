@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from .data.transforms import CamSamples, epoch_loader, seed_everything
 from .errors import ParameterError
+from .files import atomic
 from .inference import normalise
 from .losses import cam_losses
 
@@ -160,10 +161,9 @@ def average_precision(scores, labels):
 
 def keep(folder, model, optimizer, history, **more):
     """Write everything a restart needs to folder/resume.pt, whole."""
-    aside = Path(folder) / ".resume.pt.part"
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, **more}
-    torch.save(state, aside)
-    aside.replace(Path(folder) / "resume.pt")
+    with atomic(Path(folder) / "resume.pt") as aside:
+        torch.save(state, aside)
 
 
 def restore(folder, model, optimizer):

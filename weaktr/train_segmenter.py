@@ -9,6 +9,7 @@ import torch
 
 from .data.transforms import epoch_loader, seed_everything
 from .errors import ParameterError
+from .files import atomic
 from .losses import gradient_clipping
 from .train_cam import autocast, keep, restore
 
@@ -111,8 +112,8 @@ def watch_clipping(model, images, labels, start_value, cell, scope, path):
     device = next(model.parameters()).device
     clipped = gradient_clipping(model(images.to(device)), labels.to(device), start_value, cell, scope=scope)
     model.train()
-    path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
+    with atomic(path) as aside:
+        np.savez_compressed(aside, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
 
 
 def clipping_quality(clipped, labels, truth):

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 SUPERSAMPLING = 2  # shapes are drawn at this multiple of the final size
 BACKGROUNDS = ("meadow", "snow", "desert", "forest", "barn", "sea")
+BODIES = ("standing", "sitting", "perched", "block", "long", "fish")
 TEXTURES = ("plain", "stripes", "hoops", "dots", "checks", "patches")
 
 # RGB pairs for bodies, cushions and balls: none of them belongs to a class

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
+from ..files import atomic
 
 
 def _open(path):
@@ -56,12 +57,10 @@ def read_label(folder, image_id):
 
 def write_label_png(path, labels):
     """Write labels (H,W) uint8 as a PNG with VOC's palette, whole or not at all."""
-    path = Path(path)
     image = Image.fromarray(np.asarray(labels, np.uint8))
     image.putpalette(palette())
-    aside = path.with_name(f".{path.name}.part")
-    image.save(aside, format="PNG")
-    aside.replace(path)
+    with atomic(path) as aside:
+        image.save(aside, format="PNG")
 
 
 def palette():

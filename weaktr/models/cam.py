@@ -92,7 +92,7 @@ def create_cam_model(
     last_k=1,
     drop_path=0.0,
 ):
-    """The CAM network on any plain timm ViT (or `weaktr_tiny_patch8_112`).
+    """The CAM network on any plain timm ViT (or `weaktr_tiny_patch8_96`).
 
     num_classes: C foreground classes. image_size: training size in pixels. fusion: "adaptive", "mean", "random",
     "learned" or "last-k"; pool: "max" or "avg"; reduction, feat_reduction: the r of steps 4 and 3 of METHOD's fusion.

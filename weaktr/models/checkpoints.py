@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import UserError
+from ..files import atomic
 from .cam import create_cam_model
 from .segmenter import create_segmenter
 
@@ -18,12 +19,10 @@ BUILDERS = {"cam": create_cam_model, "segmenter": create_segmenter}
 
 def save_model(model, path, **details):
     """Write a model with its configuration and `details` (classes, seed … as JSON) to one safetensors file, whole."""
-    path = Path(path)
     header = {"format": FORMAT, "config": model.config, "details": details}
-    aside = path.with_name(f".{path.name}.part")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, aside, metadata={"weaktr": json.dumps(header)})
-    aside.replace(path)
+    with atomic(path) as aside:
+        save_file(weights, aside, metadata={"weaktr": json.dumps(header)})
 
 
 def load_model(path, **expected):

@@ -25,15 +25,13 @@ CLIP_MEAN, CLIP_STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
 @register_model
-def weaktr_tiny_patch8_112(
-    pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs
-):
+def weaktr_tiny_patch8_96(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
     """The small backbone of the embedded data set (1.2 M parameters), made by `python -m weaktr.pretrain`.
 
     timm hands every model its own arguments on pretrained weights; ours are loaded by `pretrained_state`.
     """
     return VisionTransformer(
-        **({"img_size": 112, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4} | kwargs)
+        **({"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4} | kwargs)
     )
 
 

@@ -36,7 +36,7 @@ def create_segmenter(
     decoder_depth=2,
     decoder_dropout=0.1,
 ):
-    """The segmenter on any plain timm ViT (or `weaktr_tiny_patch8_112`).
+    """The segmenter on any plain timm ViT (or `weaktr_tiny_patch8_96`).
 
     num_classes: K = C + 1, background included. image_size: training crop in pixels. patch_size: None keeps the
     backbone's own (16 in the published table). decoder_heads: None means D/64. Raises UserError as create_cam_model.
