@@ -4,8 +4,8 @@ Made so that the two difficulties of weak supervision are there, and known:
 
 * **A class is told by a part.** Two classes share each body shape. Each has favourite clothes, but once in five times
   it wears any; only the head is certain. A plain CAM lights the part, a complete one the animal.
-* **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background half of
-  the time and else any, so the background is evidence for the class.
+* **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background
+  one time in three and else any, so the background is evidence for the class.
 
 Headless cushions in the same textures, stones, bushes and balls are scattered about as distractors. Everything is
 drawn with PIL at twice the size and reduced; scene number `i` of a list depends on `(SEED, list, i)` alone.
@@ -58,7 +58,7 @@ ANIMALS = {
 }
 CLASSES = tuple(ANIMALS)
 COUNTS = (0.5, 0.35, 0.15)  # shares of the scenes with one, two and three animals
-CO_OCCURRENCE = 0.5  # how often the first animal's own background is drawn for it, else any
+CO_OCCURRENCE = 0.35  # how often the first animal's own background is drawn for it, else any
 FAVOURITE = 0.8  # how often an animal wears its class' favourite clothes, else any
 
 
