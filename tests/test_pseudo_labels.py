@@ -4,6 +4,7 @@ import os
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from weaktr import pseudo_labels
@@ -11,7 +12,15 @@ from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
 from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
-from weaktr.pseudo_labels import load_cams, parallel, refine_file, refine_seed, save_cams, threshold_by_agreement
+from weaktr.pseudo_labels import (
+    choose_threshold,
+    load_cams,
+    parallel,
+    refine_file,
+    refine_seed,
+    save_cams,
+    threshold_by_agreement,
+)
 
 
 def random_cams(classes, shape=(40, 50), seed=0):
@@ -212,3 +221,10 @@ def test_agreement_with_the_crf_finds_the_planted_threshold(tiny_dataset, tmp_pa
     job = {"dataset": tiny_dataset, "cams": tmp_path, "threshold": 0.6, "settings": "voc"}
     pairs = [refine_file(image_id, **job) for image_id in ids]
     assert agreement[0.6] == pytest.approx(mean_iou(sum(confusion_matrix(*pair, 9) for pair in pairs)))
+
+
+def test_of_scores_that_agree_alike_the_lowest_is_chosen():
+    agreement = pd.Series({0.1: 70.0, 0.2: 79.5, 0.3: 80.2, 0.4: 79.9, 0.5: 60.0})
+    assert choose_threshold(agreement) == 0.2
+    assert choose_threshold(agreement, margin=0.5) == 0.3
+    assert choose_threshold(agreement, margin=20) == 0.1

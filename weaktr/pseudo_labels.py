@@ -86,6 +86,15 @@ def threshold_by_agreement(dataset, ids, cams, settings, thresholds, workers):
     return pd.Series(agreement, index=[float(threshold) for threshold in thresholds], name="agreement")
 
 
+def choose_threshold(agreement, margin=1.0):
+    """The lowest background score whose agreement is within `margin` points of the best (Series as above) → float.
+
+    Where scores agree about as well, the lower one keeps more of the objects: what is too much the CRF can take off at
+    an edge, what is missing it seldom brings back, and retraining learns the gap.
+    """
+    return float(agreement[agreement >= agreement.max() - margin].index.min())
+
+
 def _seed_against_label(pair, *, dataset, cams, settings):
     threshold, image_id = pair
     seed, label = refine_file(image_id, dataset=dataset, cams=cams, threshold=threshold, settings=settings)
