@@ -3,11 +3,11 @@
 import naive
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
 from weaktr.errors import UserError
 from weaktr.losses import cam_losses
@@ -19,6 +19,7 @@ from weaktr.models.fusion import AttentionFusion
 GOLDENS = ["cam_max_square", "cam_avg_square", "cam_max_landscape", "cam_max_ragged", "cam_max_wide_same_count"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
 TINY = "weaktr_tiny_patch8_96"
+PLAIN = {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}  # the same without registers
 OUTPUTS = [
     "cls_logits",
     "coarse_logits",
@@ -114,7 +115,7 @@ def test_agrees_with_released_code(shared, name):
 @pytest.mark.parametrize("fusion", ["adaptive", "mean", "random", "learned", "last-k"])
 def test_fusion_variants_agree_with_naive_loops(fusion):
     torch.manual_seed(0)
-    model = create_cam_model(TINY, 3, pretrained=False, image_size=24, fusion=fusion, last_k=2, reduction=4).eval()
+    model = create_cam_model(PLAIN, 3, pretrained=False, image_size=24, fusion=fusion, last_k=2, reduction=4).eval()
     torch.nn.init.normal_(model.encoder.pos_embed)
     if fusion == "learned":
         torch.nn.init.normal_(model.fusion.logits)
@@ -173,11 +174,11 @@ def test_bfloat16_stays_near_float32_and_trains():
 
 def test_weights_file_fills_class_tokens_and_resizes_positions(tmp_path):
     torch.manual_seed(0)
-    vit = timm.create_model(TINY, img_size=32, num_classes=0)
+    vit = VisionTransformer(img_size=32, num_classes=0, **PLAIN)
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
-    model = create_cam_model(TINY, 3, weights=str(tmp_path / "vit.safetensors"), image_size=48)
+    model = create_cam_model(PLAIN, 3, weights=str(tmp_path / "vit.safetensors"), image_size=48)
     state = exported(model)
     native = {name: tensor.double() for name, tensor in vit.state_dict().items()}
     grid = native["pos_embed"][0, 1:].reshape(4, 4, -1).permute(2, 0, 1)

@@ -38,7 +38,7 @@ NAME = "weaktr_tiny_patch8_96"
 CROP, PATCH = 96, 8  # pixels
 SEED = 17
 SPECIES = 64
-COUNTS, CO_OCCURRENCE = (0.45, 0.35, 0.2), 0.75  # fuller scenes than the data set's, see `render_scene`
+SCENES = {"counts": (0.45, 0.35, 0.2), "co_occurrence": 0.75, "favourite": 0.8}  # harder ones than the data set's
 CLASSIFY = 0.2  # weight of each of the two classification losses beside the reconstruction
 
 
@@ -90,7 +90,7 @@ def draw_invented_head(brush, species, x, y, r):
 def render_invented(index):
     """Pretraining scene number `index`: pixels (H, W, 3) uint8 and which species are in it, (SPECIES,) summing to 1."""
     rng = np.random.default_rng([SEED, 2, index])
-    pixels, _, species = render_scene(rng, invent_animals(), draw_invented_head, COUNTS, CO_OCCURRENCE)
+    pixels, _, species = render_scene(rng, invent_animals(), draw_invented_head, **SCENES)
     target = np.zeros(SPECIES, np.float32)
     target[list(species)] = 1 / len(species)
     return pixels, target

@@ -2,7 +2,7 @@
 
 Made so that the two difficulties of weak supervision are there, and known:
 
-* **A class is told by a part.** Two classes share each body shape. Each has favourite clothes, but once in five times
+* **A class is told by a part.** Two classes share each body shape. Each has favourite clothes, but once in ten times
   it wears any; only the head is certain. A plain CAM lights the part, a complete one the animal.
 * **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background
   one time in three and else any, so the background is evidence for the class.
@@ -59,7 +59,7 @@ ANIMALS = {
 CLASSES = tuple(ANIMALS)
 COUNTS = (0.5, 0.35, 0.15)  # shares of the scenes with one, two and three animals
 CO_OCCURRENCE = 0.35  # how often the first animal's own background is drawn for it, else any
-FAVOURITE = 0.8  # how often an animal wears its class' favourite clothes, else any
+FAVOURITE = 0.9  # how often an animal wears its class' favourite clothes, else any
 
 
 # ── Scenes ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -73,7 +73,9 @@ def place(rng, count, width, height):
     return tries[int(np.argmax(distances))], sizes
 
 
-def render_scene(rng, animals=ANIMALS, draw_head=draw_head, counts=COUNTS, co_occurrence=CO_OCCURRENCE):
+def render_scene(
+    rng, animals=ANIMALS, draw_head=draw_head, counts=COUNTS, co_occurrence=CO_OCCURRENCE, favourite=FAVOURITE
+):
     """One scene: image (H, W, 3) uint8, instance map (H, W) uint8 (0 background, 1… animals), class names.
 
     The defaults are those of the data set; pretraining has its own.
@@ -88,8 +90,8 @@ def render_scene(rng, animals=ANIMALS, draw_head=draw_head, counts=COUNTS, co_oc
         draw_distractor(rng, scene, Image.new("L", scene.size), random_cloth(rng, width, height)[0])
     dress = []
     for name in names:
-        favourite = animals[name][2:] if rng.uniform() < FAVOURITE else ()
-        dress.append((random_cloth(rng, width, height, *favourite), rng.uniform(-0.22, 0.22), rng.uniform() < 0.5))
+        clothes = animals[name][2:] if rng.uniform() < favourite else ()
+        dress.append((random_cloth(rng, width, height, *clothes), rng.uniform(-0.22, 0.22), rng.uniform() < 0.5))
     while True:
         image, labels = scene.copy(), Image.new("L", scene.size)
         centres, sizes = place(rng, len(names), width, height)
