@@ -207,7 +207,7 @@ def pretrain(pictures, targets, *, samples, output, batch=64, lr=7e-4):
         if (step + 1) % 200 == 0 or step == steps - 1:
             weights = {name: tensor.half().contiguous() for name, tensor in vit.state_dict().items()}
             with atomic(output) as aside:
-                save_file(weights, aside, metadata={"made_by": "python -m weaktr.pretrain", "seed": str(SEED)})
+                save_file(weights, aside, metadata={"made_by": f"python -m weaktr.pretrain, seed {SEED}"})
 
 
 def draw_pool(number):
