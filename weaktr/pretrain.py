@@ -18,6 +18,7 @@ import argparse
 import math
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -42,6 +43,7 @@ SCENES = {"counts": (0.45, 0.35, 0.2), "co_occurrence": 0.75, "favourite": 0.8} 
 CLASSIFY = 0.2  # weight of each of the two classification losses beside the reconstruction
 
 
+@cache
 def invent_animals():
     """{species number: (body shape, background or None, favourite texture and colours)}, as `synthetic.ANIMALS`."""
     rng = np.random.default_rng([SEED, 0])
@@ -164,14 +166,10 @@ def draw_batch(pictures, targets, size, generator):
     x = torch.empty(size, 3, CROP, CROP)
     for row, i in enumerate(index.tolist()):
         height, width = pictures[i].shape[:2]
-        top, left, mirror = (
-            int(share * n)
-            for share, n in zip(
-                torch.rand(3, generator=generator).tolist(), (height - CROP + 1, width - CROP + 1, 2), strict=True
-            )
-        )
+        down, across, mirror = torch.rand(3, generator=generator).tolist()
+        top, left = int(down * (height - CROP + 1)), int(across * (width - CROP + 1))
         crop = torch.from_numpy(pictures[i][top : top + CROP, left : left + CROP]).permute(2, 0, 1)
-        x[row] = crop.flip(2) if mirror else crop
+        x[row] = crop.flip(2) if mirror >= 0.5 else crop
     x *= torch.empty(size, 1, 1, 1).uniform_(0.8, 1.2, generator=generator)
     return (x / 255 - mean) / std, targets[index]
 
