@@ -9,7 +9,7 @@ from weaktr import evaluation
 from weaktr.crf import refine_probabilities
 from weaktr.data.images import palette, read_label_png
 from weaktr.data.transforms import seed_everything
-from weaktr.evaluation import confusions, object_table, segment_list
+from weaktr.evaluation import object_table, save_counts, score_list, segment_list
 from weaktr.inference import segment
 from weaktr.models import create_segmenter
 
@@ -25,21 +25,32 @@ def guess(dataset, image_id):
     return np.where(generator.random(mask.shape) < 0.1, generator.integers(0, 9, mask.shape), mask).astype(np.uint8)
 
 
-def test_confusions_against_a_loop(tiny_dataset):
+def test_score_list_against_a_loop(tiny_dataset, tmp_path):
     ids = tiny_dataset.ids("val")
-    found = confusions(tiny_dataset, ids, lambda i: guess(tiny_dataset, i))
-    assert found.shape == (4, 9, 9) and found.dtype == np.int64
-    for matrix, image_id in zip(found, ids):
+    score = score_list(tiny_dataset, ids, lambda i: guess(tiny_dataset, i))
+    assert score.counts.shape == (4, 3, 9) and score.confusion.dtype == np.int64
+    total, own = np.zeros((9, 9), int), []
+    for counts, image_id in zip(score.counts, ids):
         expected = np.zeros((9, 9), int)
         for true, value in zip(tiny_dataset.mask(image_id).ravel(), guess(tiny_dataset, image_id).ravel()):
             if true != 255:
                 expected[true, value] += 1
-        assert (matrix == expected).all()
+        assert (counts == [np.diag(expected), expected.sum(1), expected.sum(0)]).all()
+        total += expected
+        own.append(np.mean([
+            100 * expected[c, c] / union
+            for c in range(9)
+            if (union := expected[c].sum() + expected[:, c].sum() - expected[c, c])
+        ]))  # fmt: skip
+    assert (score.confusion == total).all()
+    assert list(score.per_image().index) == ids and np.allclose(score.per_image(), own)
+    save_counts(tmp_path / "counts.npz", {"main": score})
+    assert (np.load(tmp_path / "counts.npz")["main"] == score.counts).all()
 
 
 def test_object_table_against_a_loop(tiny_dataset):
     ids = tiny_dataset.ids("train")
-    table = object_table(tiny_dataset, ids, confusions(tiny_dataset, ids, lambda i: guess(tiny_dataset, i)))
+    table = object_table(tiny_dataset, score_list(tiny_dataset, ids, lambda i: guess(tiny_dataset, i)))
     rows = []
     for image_id in ids:
         mask, value = tiny_dataset.mask(image_id), guess(tiny_dataset, image_id)
@@ -52,7 +63,7 @@ def test_object_table_against_a_loop(tiny_dataset):
     assert list(table.columns) == ["image", "class", "size", "iou"] and len(rows) == len(table) > len(ids)
     assert list(zip(table["image"], table["class"])) == [row[:2] for row in rows]
     assert np.allclose(table[["size", "iou"]], [row[2:] for row in rows])
-    missed = object_table(tiny_dataset, ids, confusions(tiny_dataset, ids, lambda i: 0 * tiny_dataset.mask(i)))
+    missed = object_table(tiny_dataset, score_list(tiny_dataset, ids, lambda i: 0 * tiny_dataset.mask(i)))
     assert len(missed) == len(rows) and (missed["iou"] == 0).all(), "an object that was missed is still an object"
 
 

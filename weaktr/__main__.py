@@ -1,4 +1,4 @@
-"""The command line: python -m weaktr run | presets | parameters."""
+"""The command line: python -m weaktr run | sweep | presets | parameters."""
 
 import argparse
 import sys
@@ -42,6 +42,17 @@ def _parser():
     run.add_argument("--stages", nargs="+", metavar="NN", help="only these, by number or name")
     run.add_argument("--force", action="store_true", help="run also what is up to date")
     run.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sweep = commands.add_parser("sweep", help="run sweeps: many runs out of small TOML files, in parallel")
+    sweep.set_defaults(command=_sweep)
+    sweep.add_argument("files", nargs="+", metavar="FILE", help="as in sweeps/")
+    sweep.add_argument("--dry-run", action="store_true", help="print the plan and an estimate, start nothing")
+    sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (one per GPU, or two cores)")
+    sweep.add_argument("--executor", choices=("local", "slurm"), default="local", help="processes here, or Slurm jobs")
+    sweep.add_argument("--slurm-partition", default="", metavar="NAME")
+    sweep.add_argument("--gpus", type=int, default=1, metavar="N", help="per Slurm job")
+    sweep.add_argument("--cpus", type=int, default=8, metavar="N", help="per Slurm job")
+    sweep.add_argument("--minutes", type=int, default=1440, metavar="N", help="limit of a Slurm job")
+    sweep.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands.add_parser("presets", help="list the presets").set_defaults(command=_presets)
     commands.add_parser("parameters", help="list all parameters").set_defaults(command=_parameters)
     return parser
@@ -57,6 +68,37 @@ def _run(options):
         given[name] = value
     folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
     runs.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
+
+
+def _sweep(options):
+    from . import console, sweep_results, sweeps
+
+    files = [sweeps.read_sweep(path) for path in options.files]
+    if len({sweep.name for sweep in files}) < len(files):
+        raise ParameterError("two of the files have one name; a sweep's folder has the name of its file")
+    planned = sweeps.plan(files)
+    slurm = options.executor == "slurm"
+    jobs = options.jobs or 16 if slurm else sweeps.local_jobs(options.jobs)
+    seconds = sweeps.estimate_seconds(planned)
+    print(console.plan_text(planned, sweeps.to_compute(planned), seconds, jobs), flush=True)
+    if options.dry_run:
+        rows = [(one.sweep.name, one.name, ", ".join(one.stages) or "done") for one in planned]
+        _table([("sweep", "run", "stages to do"), *rows])
+        return
+    if slurm:
+        limits = {"partition": options.slurm_partition, "gpus": options.gpus, "cpus": options.cpus}
+        pool = sweeps.slurm_pool(sweeps.SWEEPS, minutes=options.minutes, **limits)
+    else:
+        pool = sweeps.local_pool(jobs)
+    with console.progress(planned) as show:
+        sweeps.run_sweeps(planned, pool, jobs, show=show)
+    for sweep in files:
+        _, found = sweep_results.write_results(sweep)
+        print(f"\n{sweep.title} · {sweep.folder}\n{sweep_results.text(found)}", flush=True)
+    saved = sum(one.shared for one in planned)
+    print(f"\n{console.counts(planned)}; {saved} stage runs saved by sharing", flush=True)
+    if broken := [one for one in planned if one.state == "failed"]:
+        raise RunError(f"{len(broken)} of {len(planned)} runs failed; the same command tries them again")
 
 
 def _presets(options):

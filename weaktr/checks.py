@@ -7,21 +7,23 @@ from .stages import resolve
 
 POSITIVE = (
     *("image_size", "reduction", "cam_epochs", "cam_batch_size", "cam_lr", "variant_images", "crop_size", "base_size"),
-    *("window_stride", "seg_epochs", "seg_batch_size", "seg_lr", "clip_cell"),
+    *("last_k", "window_stride", "seg_epochs", "seg_batch_size", "seg_lr", "clip_cell"),
 )
 SHARES = ("drop_path", "threshold", "clip_start_share")
-NOT_NEGATIVE = ("seed", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
+NOT_NEGATIVE = ("seed", "seg_patch", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
 
 
-def check_run(values):
+def check_run(values, data=True):
     """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
 
-    values: {name: value} of all stages, types already checked; names that are missing are not looked at.
+    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: also
+    read every file that the run will read.
     """
     from .crf import LABEL_SETTINGS
     from .losses import SCOPES
     from .models.cam import CAM_KINDS
     from .models.fusion import FUSIONS, POOLS
+    from .train_cam import CHECKPOINTS
 
     choices = {
         "cam_kind": CAM_KINDS,
@@ -30,6 +32,7 @@ def check_run(values):
         "clip_scope": SCOPES,
         "crf_settings": tuple(LABEL_SETTINGS),
         "precision": ("auto", "bf16", "fp32"),
+        "cam_checkpoint": CHECKPOINTS,
     }
     for name, known in choices.items():
         if name in values and values[name] not in known:
@@ -65,7 +68,8 @@ def check_run(values):
     _check_device(values.get("device", "auto"))
     if "backbone" in values:
         _check_network(values)
-    check_data(values)
+    if data:
+        check_data(values)
 
 
 def _check_device(name):
@@ -79,17 +83,23 @@ def _check_device(name):
 
 def _check_network(values):
     from .models import create_cam_model
+    from .models.encoder import make_vit
 
     if values["weights"] and not resolve(values["weights"]).is_file():
         raise UserError(f"parameter weights: {values['weights']} does not exist; give a file, or leave it empty")
     try:
-        options = {name: values[name] for name in ("image_size", "fusion", "pool", "reduction") if name in values}
+        names = ("image_size", "fusion", "pool", "reduction", "last_k")
+        options = {name: values[name] for name in names if name in values}
         model = create_cam_model(values["backbone"], 1, pretrained=False, **options)
     except (ValueError, AssertionError) as error:
         raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
+    if values.get("seg_weights") and not resolve(values["seg_weights"]).is_file():
+        raise UserError(f"parameter seg_weights: {values['seg_weights']} does not exist; give a file or leave it empty")
+    if values.get("seg_backbone"):
+        make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=values["seg_patch"] or None)
     patch = model.encoder.vit.patch_embed.patch_size[0]
-    for name in ("image_size", "crop_size"):
-        if values.get(name, patch) % patch:
+    for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or patch)):
+        if values.get(name, side) % side:
             raise ParameterError(
-                f"parameter {name}: {values[name]} is no multiple of the backbone's patch of {patch} pixels"
+                f"parameter {name}: {values[name]} is no multiple of the backbone's patch of {side} pixels"
             )

@@ -2,6 +2,7 @@
 
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
@@ -9,14 +10,44 @@ import pandas as pd
 
 from .crf import refine_to_mask
 from .data.images import write_label_png
+from .files import atomic
 from .inference import segment
-from .metrics import confusion_matrix, iou
+from .metrics import confusion_matrix, iou_of_counts, mean_iou, pixel_counts
 
 
-def confusions(dataset, ids, predict):
-    """Confusion matrix of every image of a list → int64 (n,K,K). predict: function id → (H,W) labels."""
+@dataclass
+class ListScore:
+    """How the masks of a list agree with the truth."""
+
+    ids: list  # of the n images
+    confusion: np.ndarray  # int64 (K,K), the list's, rows truth
+    counts: np.ndarray  # int32 (n,3,K), each image's, see `metrics.pixel_counts`
+
+    @property
+    def miou(self):
+        """mIoU of the list, in percent."""
+        return mean_iou(self.confusion)
+
+    def per_image(self):
+        """Each image's own mIoU in percent → Series by id."""
+        return pd.Series(100 * np.nanmean(iou_of_counts(self.counts), 1), index=pd.Index(self.ids, name="image"))
+
+
+def score_list(dataset, ids, predict):
+    """Compare masks with the truth, image by image → ListScore. predict: function id → (H,W) labels."""
     classes = len(dataset.classes) + 1
-    return np.stack([confusion_matrix(predict(image_id), dataset.mask(image_id), classes) for image_id in ids])
+    total, counts = np.zeros((classes, classes), np.int64), np.zeros((len(ids), 3, classes), np.int32)
+    for row, image_id in enumerate(ids):
+        confusion = confusion_matrix(predict(image_id), dataset.mask(image_id), classes)
+        total += confusion
+        counts[row] = pixel_counts(confusion)
+    return ListScore(list(ids), total, counts)
+
+
+def save_counts(path, scores):
+    """Write the per-image counts of {name: ListScore} as one npz, whole; `statistics` resamples them."""
+    with atomic(path) as aside:
+        np.savez_compressed(aside, **{name: score.counts for name, score in scores.items()})
 
 
 def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales, mirror, base_size, window, stride):
@@ -50,12 +81,12 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
             collect()
 
 
-def object_table(dataset, ids, matrices):
+def object_table(dataset, score):
     """One row per image and class of its truth: `image`, `class`, `size` (share of the image, %), `iou` (%)."""
     rows = []
-    for image_id, matrix in zip(ids, matrices, strict=True):
-        scores = 100 * iou(matrix)
-        for c in np.flatnonzero(matrix.sum(1)[1:]) + 1:
-            size = 100 * matrix[c].sum() / matrix.sum()
-            rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": scores[c]})
+    for image_id, counts, ious in zip(score.ids, score.counts, 100 * iou_of_counts(score.counts), strict=True):
+        truth = counts[1]
+        for c in np.flatnonzero(truth[1:]) + 1:
+            size = 100 * truth[c] / truth.sum()
+            rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": ious[c]})
     return pd.DataFrame(rows)

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
+
+ASSETS = Path(__file__).parent / "assets"
 
 
 @contextlib.contextmanager
@@ -32,3 +35,8 @@ def read_json(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def shipped_weights(backbone):
+    """The file of a backbone's weights in this package, which exists for the small ones only: they share one."""
+    return ASSETS / f"{re.sub('tiny[24]_', 'tiny_', str(backbone))}.safetensors"

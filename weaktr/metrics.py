@@ -23,12 +23,23 @@ def confusion_matrix(prediction, truth, num_classes, ignore=VOID):
     return counts.reshape(num_classes, num_classes)
 
 
-def iou(confusion):
-    """Intersection over union per class, TP/(T+P−TP) in 0…1 → float (K,); NaN for a class in neither."""
-    confusion = np.asarray(confusion, np.float64)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    union = confusion.sum(-1) + confusion.sum(-2) - hits
+def pixel_counts(confusion):
+    """What IoU needs of confusion matrices (…,K,K): pixels hit, in the truth and predicted, per class → (…,3,K)."""
+    confusion = np.asarray(confusion)
+    return np.stack([np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
+
+
+def iou_of_counts(counts):
+    """Intersection over union per class, TP/(T+P−TP) in 0…1, of `pixel_counts` → float (…,K); NaN for a class in
+    neither."""
+    hits, truth, predicted = np.moveaxis(np.asarray(counts, np.float64), -2, 0)
+    union = truth + predicted - hits
     return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
+
+
+def iou(confusion):
+    """Intersection over union per class of confusion matrices (…,K,K) → float (…,K), see `iou_of_counts`."""
+    return iou_of_counts(pixel_counts(confusion))
 
 
 def mean_iou(confusion):

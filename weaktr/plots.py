@@ -116,8 +116,8 @@ def training_history(history):
     terms = {"loss": "sum", "loss_cls": "class tokens", "loss_coarse": "coarse CAM", "loss_fine": "fine CAM"}
     for (column, label), colour, dashes, marker in zip(terms.items(), (BLACK, *OKABE_ITO), ("-", *LINES), MARKERS):
         losses.plot(history["epoch"], history[column], color=colour, linestyle=dashes, marker=marker, label=label)
-    losses.legend()
     losses.set(title="Training loss", ylim=(0, None))
+    figure.legend(loc="outside lower left", ncols=4)
     measured = history.dropna(subset="map_val")
     precision.plot(measured["epoch"], measured["map_val"], marker="o")
     precision.set(title="mAP on val (%)")
@@ -222,14 +222,14 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
 @style()
 def curves(table, xlabel, title):
     """Every column of a DataFrame over its index, with the greatest value of each in the legend."""
-    figure = Figure(figsize=(4.8, 3.0))
+    figure = Figure(figsize=(4.8, 3.4))
     ax = figure.subplots()
-    for (name, values), colour, dashes in zip(table.items(), OKABE_ITO, ("-", *LINES)):
-        at = values.idxmax()
+    for i, (name, values) in enumerate(table.items()):
+        at, colour, dashes = values.idxmax(), OKABE_ITO[i % 8], ("-", *LINES)[i % 5]
         ax.plot(table.index, values, color=colour, linestyle=dashes, label=f"{name}: best {values[at]:.1f} at {at:.2f}")
         ax.plot(at, values[at], "o", color=colour)
     ax.set(xlabel=xlabel, title=title, ylim=(0, None))
-    ax.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

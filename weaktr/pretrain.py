@@ -32,8 +32,9 @@ from torch import nn
 
 from weaktr.data.drawing import BACKGROUNDS, BODIES, CLOTHES, TEXTURES
 from weaktr.data.synthetic import render_scene
-from weaktr.files import atomic
-from weaktr.models.encoder import ASSETS, IMAGENET_MEAN, IMAGENET_STD
+from weaktr.files import ASSETS, atomic
+from weaktr.models.encoder import IMAGENET_MEAN, IMAGENET_STD
+from weaktr.train_cam import autocast
 
 NAME = "weaktr_tiny_patch8_96"
 CROP, PATCH = 96, 8  # pixels
@@ -186,7 +187,7 @@ def pretrain(pictures, targets, *, samples, output, batch=64, lr=7e-4):
             group["lr"] = lr * min(1, (step + 1) / (0.05 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         x, target = draw_batch(pictures, targets, batch, generator)
         hidden = draw_hidden(batch, CROP // PATCH, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             reconstruction, *logits = model(x, hidden)
         entropies = [F.cross_entropy(logit, target) for logit in logits]
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from .crf import refine_labels
 from .data.images import write_label_png
 from .errors import DataError
 from .files import atomic
-from .metrics import confusion_matrix, mean_iou, seed_mask
+from .metrics import VOID, confusion_matrix, mean_iou, seed_mask
 
 
 def save_cams(path, cams):
@@ -70,6 +70,32 @@ def refine_file(image_id, *, dataset, cams, threshold, settings, output=None):
         return seed, label
     write_label_png(output / f"{image_id}.png", label)
     return None
+
+
+def flip_regions(mask, share, rng, regions=12):
+    """A true mask (H,W) of which about `share` of the regions got another label of the image → (H,W) uint8.
+
+    The image falls into cells around random points; a flipped cell is relabelled as a whole: each of its pixels that
+    has the cell's commonest label gets one other label that the image has, background included. Void stays.
+    """
+    height, width = mask.shape
+    points = rng.uniform(size=(regions, 2)) * [height, width]
+    rows, columns = np.mgrid[:height, :width]
+    cells = np.argmin((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2, -1)
+    labels = np.union1d(np.unique(mask[mask != VOID]), [0])
+    noisy = mask.copy()
+    for cell in np.flatnonzero(rng.uniform(size=regions) < share):
+        inside = (cells == cell) & (mask != VOID)
+        if inside.any() and len(labels) > 1:
+            common = np.bincount(mask[inside]).argmax()
+            noisy[inside & (mask == common)] = rng.choice(labels[labels != common])
+    return noisy
+
+
+def noisy_truth(image_id, *, dataset, share, seed):
+    """`flip_regions` of an image's true mask, the same for every call with one seed."""
+    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
+    return flip_regions(dataset.mask(image_id), share, rng)
 
 
 def threshold_by_agreement(dataset, ids, cams, settings, thresholds, workers):

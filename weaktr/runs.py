@@ -29,6 +29,7 @@ from .stages import (
 )
 
 __all__ = [
+    "RunFolder",
     "atomic",
     "declared_parameters",
     "finished_key",
@@ -37,65 +38,91 @@ __all__ = [
     "read_json",
     "resolve",
     "run",
+    "select",
     "write_json",
 ]
 
 
-def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS):
+class RunFolder:
+    """The stages of one run in its folder: what they are made from and which are up to date.
+
+    values: all parameters, checked. run_folder: relative to the repository's root, or absolute.
+    """
+
+    def __init__(self, values, run_folder, declared, fingerprint):
+        self.path, self.stages = resolve(run_folder), list(declared)
+        self.parameters = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
+        self._fingerprint = {name: fingerprint if "dataset" in declared[name] else "" for name in declared}
+
+    def folder(self, stage):
+        """The folder of a stage."""
+        return self.path / stage
+
+    def key(self, stage):
+        """The key that a stage has with the earlier stages' folders as they are now."""
+        before = [self.folder(other) for other in self.stages if other < stage]
+        return stage_key(self.parameters[stage], self._fingerprint[stage], before)
+
+    def up_to_date(self, stage):
+        """Whether the stage is finished under its key; the ones before it are not looked at."""
+        return finished_key(self.folder(stage)) == self.key(stage)
+
+
+def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
     """Brings the stages of the run in `run_folder` up to date and prints the table of their results.
 
     parameters: {name: value or text}, the rest are the notebooks' defaults. run_folder: relative to the repository's
-    root, or absolute. stages: names or numbers ("01"), None for all. force: also those that are up to date.
-    preset: its name, for the record. notebooks: the folder of NN_name.ipynb.
+    root, or absolute. stages: names or numbers ("01"), None for all of the pipeline. force: also those that are up to
+    date. preset: its name, for the record. notebooks: the folder of NN_name.ipynb. check: read the data beforehand.
 
     Raises UserError before anything starts for parameters, stages or data that cannot be used, and RunError for a
     stage that fails, dies, is interrupted, or ends without its results.
     """
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
-    selected = _select(stages, declared)
-    if "dataset" in values:
+    selected = select(stages, declared)
+    if check and "dataset" in values:
         from .checks import check_run
 
         check_run(values)
     fingerprint = data_fingerprint(values)
-    own = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
-    folders = {name: resolve(run_folder) / name for name in declared}
-
-    def key_of(name):
-        """The key that a stage has with the earlier stages' folders as they are now."""
-        before = [folder for other, folder in folders.items() if other < name]
-        return stage_key(own[name], fingerprint if "dataset" in own[name] else "", before)
+    this = RunFolder(values, run_folder, declared, fingerprint)
 
     for name in selected:
         for needed in _inputs(Path(notebooks) / f"{name}.ipynb", declared):
-            if needed not in selected and finished_key(folders[needed]) != key_of(needed):
-                state = "is not finished" if finished_key(folders[needed]) is None else "has other parameters or data"
-                raise UserError(f"{folders[needed]}: needed by {name}, but {state}; add {needed[:2]} to --stages")
+            if needed not in selected and not this.up_to_date(needed):
+                folder = this.folder(needed)
+                state = "is not finished" if finished_key(folder) is None else "has other parameters or data"
+                raise UserError(f"{folder}: needed by {name}, but {state}; add {needed[:2]} to --stages")
 
     for name in selected:
-        key = key_of(name)
-        if not force and finished_key(folders[name]) == key:
+        folder, key = this.folder(name), this.key(name)
+        if not force and this.up_to_date(name):
             print(f"{name} · up to date, skipped", flush=True)
             continue
-        if finished_key(folders[name]) not in (None, key):
-            print(f"{name} · made again: {changes(folders[name], own[name])}", flush=True)
-        prepare(folders[name], key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force)
+        if finished_key(folder) not in (None, key):
+            print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)
+        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force)
         start = time.monotonic()
-        print(f"{name} · started · {_short(folders[name])}", flush=True)
-        _execute(Path(notebooks) / f"{name}.ipynb", folders[name], own[name])
+        print(f"{name} · started · {_short(folder)}", flush=True)
+        _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
         seconds = int(time.monotonic() - start)
         print(f"{name} · finished in {seconds // 60}:{seconds % 60:02d}", flush=True)
 
-    current = [name for name in declared if finished_key(folders[name]) == key_of(name)]
-    records = [record for name in current for record in read_json(folders[name] / "metrics.json")]
-    print(f"\nResults in {_short(resolve(run_folder))}\n{results_table(records)}", flush=True)
+    current = [name for name in declared if this.up_to_date(name)]
+    records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
+    print(f"\nResults in {_short(this.path)}\n{results_table(records)}", flush=True)
 
 
-def _select(stages, declared):
-    """The full names of `stages`, in the order of the run."""
+def select(stages, declared):
+    """The full names of `stages` (names or numbers), in the order of the run; None is the whole pipeline.
+
+    A notebook that reads sweeps sums up many runs and is part of none: it runs when it is named.
+    """
+    if stages is None:
+        return [name for name in declared if "sweeps" not in declared[name]]
     chosen = set()
-    for stage in declared if stages is None else stages:
+    for stage in stages:
         found = [name for name in declared if stage in (name, name[:2])]
         if not found:
             raise ParameterError(f"unknown stage {stage!r}{near(stage, declared)}; there are {', '.join(declared)}")

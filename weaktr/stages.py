@@ -7,6 +7,7 @@ before it; what lies in its folder under another key is never used.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .errors import ParameterError, UserError
-from .files import atomic, read_json, write_json
+from .files import atomic, read_json, shipped_weights, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
@@ -43,13 +44,20 @@ def stage_key(parameters, fingerprint, inputs):
     The pretrained weights that its backbone starts from enter by their content.
     """
     effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
-    if "backbone" in parameters:
-        shipped = Path(__file__).parent / "assets" / f"{parameters['backbone']}.safetensors"
-        weights = resolve(parameters["weights"]) if parameters.get("weights") else shipped
-        if weights.is_file():
-            effective["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    for prefix in ("", "seg_"):
+        if backbone := parameters.get(f"{prefix}backbone"):
+            given = parameters.get(f"{prefix}weights")
+            weights = resolve(given) if given else shipped_weights(backbone)
+            if weights.is_file():
+                effective[f"{prefix}weights"] = _content(weights, weights.stat().st_mtime_ns)
     made = [identity(folder) for folder in inputs]
     return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=16)
+def _content(path, changed):
+    """The hash of a file as it was when it was last changed."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def identity(folder):

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
 from .data.transforms import CamSamples, epoch_loader, seed_everything
 from .errors import ParameterError
 from .files import atomic
-from .inference import normalise
+from .inference import generate_cams, normalise
 from .losses import cam_losses
+from .metrics import threshold_curve
 
+CHECKPOINTS = ("last", "map", "oracle_miou")
 REFERENCE_BATCH = 512  # the published learning rates belong to this batch size
 
 
@@ -63,15 +66,21 @@ def train_cam(
     seed=504,
     workers=2,
     precision="auto",
+    checkpoint="last",
+    oracle_list="",
     folder,
     progress,
 ):
-    """Train `model` (on its device) on the image labels of `train_list`; no mask is read.
+    """Train `model` (on its device) on the image labels of `train_list`; no mask is read unless asked for.
 
-    lr: published base rate in units of batch 512. progress(total, label) → object with update(n). The state is kept
-    in `folder` after every epoch, so that a run that died goes on where it stopped.
+    checkpoint: which epoch's weights stay: "last", "map" (best mAP on `val_list`) or "oracle_miou" (best CAMs on
+    `oracle_list`, which looks at masks; the rule of the released code). lr: published base rate in units of batch
+    512. progress(total, label) → object with update(n). The state is kept in `folder` after every epoch, so that a
+    run that died goes on where it stopped.
     → history, one row per epoch: losses, validation mAP (%), learning rate, images per second.
     """
+    if checkpoint not in CHECKPOINTS:
+        raise ParameterError(f"checkpoint {checkpoint!r} is unknown; one of {', '.join(CHECKPOINTS)}")
     device = next(model.parameters()).device
     samples = CamSamples(
         dataset,
@@ -90,6 +99,7 @@ def train_cam(
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay)
     peak = lr * batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)
+    best = Path(folder) / "best.safetensors"
     for epoch in range(len(history), epochs):
         rate = learning_rate(epoch, peak, epochs, warmup)
         for group in optimizer.param_groups:
@@ -127,9 +137,27 @@ def train_cam(
                 "images_per_second": len(loader) * batch_size / seconds,
             }
         )
+        if checkpoint == "oracle_miou":
+            history[-1]["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
+        column = {"map": "map_val", "oracle_miou": "oracle_miou"}.get(checkpoint)
+        if column and max(row[column] for row in history) == history[-1][column]:
+            with atomic(best) as aside:
+                save_file(model.state_dict(), aside)
         keep(folder, model, optimizer, history)
+    if checkpoint != "last":
+        model.load_state_dict(load_file(best))
+        best.unlink()
     model.eval()
     return pd.DataFrame(history)
+
+
+def oracle_miou(model, dataset, list_name):
+    """mIoU (%) of the fine CAMs of a list (one scale, mirrored) at the background score that is best on its masks."""
+    model.eval()
+    samples = ((generate_cams(model, dataset.image(i), dataset.labels(i), (1.0,)), dataset.mask(i))
+               for i in dataset.ids(list_name))  # fmt: skip
+    curve = threshold_curve(samples, len(dataset.classes) + 1, np.linspace(0, 1, 101))
+    return float(curve["miou"].max())
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError
 from .images import read_image, read_label_png
+from .lists import read_list
 
 VOC_CLASSES = (
     "aeroplane",
@@ -61,28 +62,8 @@ class VOC:
         return len(self.classes) + 1
 
     def ids(self, list_name):
-        """The image ids of ImageSets/Segmentation/<list_name>.txt, in order. Raises DataError for a bad list."""
-        path = self.folder / "ImageSets" / "Segmentation" / f"{list_name}.txt"
-        if not path.is_file():
-            known = sorted(file.stem for file in path.parent.glob("*.txt"))
-            raise DataError(f"list {path} does not exist; {path.parent} has {', '.join(known) or 'none'}")
-        try:
-            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"list {path} is no UTF-8 text ({error}); write one id per line in UTF-8") from error
-        ids = [line for line in ids if line]
-        if not ids:
-            raise DataError(f"list {path} is empty; write one image id per line")
-        seen = set()
-        for line, image_id in enumerate(ids, start=1):
-            if not image_id.replace("_", "").replace("-", "").isalnum():
-                raise DataError(
-                    f"list {path} holds {image_id!r} (id {line}); an id is a file name without folder and ending"
-                )
-            if image_id in seen:
-                raise DataError(f"list {path} holds {image_id!r} twice; remove one")
-            seen.add(image_id)
-        return ids
+        """The image ids of ImageSets/Segmentation/<list_name>.txt, see `read_list`. Raises DataError for a bad list."""
+        return read_list(self.folder / "ImageSets" / "Segmentation", list_name)
 
     def image_path(self, image_id):
         """Where the JPEG of an image lies."""

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ..errors import UserError
+from ..files import shipped_weights
 
-ASSETS = Path(__file__).parents[1] / "assets"
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 CLIP_MEAN, CLIP_STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -33,6 +33,18 @@ def weaktr_tiny_patch8_96(pretrained=False, pretrained_cfg=None, pretrained_cfg_
     return VisionTransformer(
         **({"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "reg_tokens": 4} | kwargs)
     )
+
+
+@register_model
+def weaktr_tiny4_patch8_96(pretrained=False, **kwargs):
+    """The first four blocks of `weaktr_tiny_patch8_96`, to see what depth is worth."""
+    return weaktr_tiny_patch8_96(**({"depth": 4} | kwargs))
+
+
+@register_model
+def weaktr_tiny2_patch8_96(pretrained=False, **kwargs):
+    """The first two blocks of `weaktr_tiny_patch8_96`."""
+    return weaktr_tiny_patch8_96(**({"depth": 2} | kwargs))
 
 
 def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
@@ -86,8 +98,8 @@ def pretrained_state(backbone, weights=""):
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state.get("model", state)
-    if (ASSETS / f"{backbone}.safetensors").is_file():
-        return {name: tensor.float() for name, tensor in load_file(ASSETS / f"{backbone}.safetensors").items()}
+    if shipped_weights(backbone).is_file():
+        return {name: tensor.float() for name, tensor in load_file(shipped_weights(backbone)).items()}
     try:
         return timm.create_model(backbone, pretrained=True, num_classes=0).state_dict()
     except Exception as error:

@@ -1,0 +1,332 @@
+"""Sweeps on throw-away notebooks that take no time themselves: files, plan, sharing, failures, results."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_runs import PARAMETERS, write_notebook
+
+from weaktr import console, sweep_results, sweeps
+from weaktr.__main__ import main
+from weaktr.errors import ParameterError, RunError, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = """\
+title = "Thresholds"
+seeds = [1, 2]
+[variants.low]
+[variants.high]
+t = 0.8
+[[measure]]
+label = "score"
+stage = "02_second"
+metric = "mIoU"
+list = "val"
+"""
+FIRST = """\
+with open(stage.folder / "artefact.txt", "a") as file:
+    file.write("ran\\n")
+stage.finish([{"list": "val", "list_size": 9, "metric": "rate", "value": lr}])
+"""
+SECOND = """\
+import pathlib
+import numpy as np
+if pathlib.Path(stage.folder.parents[3] / "fail").exists() and t == 0.8 and seed == 2:
+    raise ValueError("made to fail")
+print((stage.input("01_first") / "artefact.txt").read_text())
+rng = np.random.default_rng(seed)
+truth = np.full((12, 3), 40)
+hits = rng.integers(10, 20, (12, 3)) + int(10 * t)
+np.savez_compressed(stage.folder / "counts.npz", main=np.stack([hits, truth, truth], 1).astype(np.int32))
+miou = float(100 * (hits.sum(0) / (2 * truth - hits).sum(0)).mean())
+stage.finish([{"list": "val", "list_size": 12, "metric": "mIoU", "value": miou, "counts": "main"}])
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with notebooks/ of two stages and sweep.toml."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", FIRST)
+    write_notebook(folder, "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", SECOND)
+    (tmp_path / "thresholds.toml").write_text(FILE)
+    return tmp_path
+
+
+def read(place, source=None, name=""):
+    return sweeps.read_sweep(
+        place / "thresholds.toml" if source is None else source,
+        name,
+        root=place / "runs",
+        notebooks=place / "notebooks",
+    )
+
+
+def go(place, *files, jobs=2, executor=None, show=lambda runs: None):
+    """Plan and run; returns the runs by name."""
+    runs = sweeps.plan(files or [read(place)], notebooks=place / "notebooks")
+    pool = executor or sweeps.local_pool(jobs)
+    sweeps.run_sweeps(runs, pool, jobs, notebooks=place / "notebooks", show=show)
+    return {one.name: one for one in runs}
+
+
+def times_run(run):
+    return (run.place.folder("01_first") / "artefact.txt").read_text().count("ran")
+
+
+# ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_grid_and_variants_multiply(place):
+    source = {
+        "grid": {"t": [0.1, 0.2], "lr": [0.3]},
+        "variants": {"a": {}, "b": {"workers": 1}},
+        "seeds": [7],
+        "measure": [{"label": "rate", "stage": "01_first", "metric": "rate"}],
+        "set": {"workers": 3},
+    }
+    found = read(place, source, "both")
+    assert list(found.overrides) == ["a t=0.1,lr=0.3", "a t=0.2,lr=0.3", "b t=0.1,lr=0.3", "b t=0.2,lr=0.3"]
+    assert found.overrides["b t=0.2,lr=0.3"] == {"workers": 1, "t": 0.2, "lr": 0.3}
+    assert found.baseline == "a t=0.1,lr=0.3" and found.stages == ("01_first", "02_second")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("seeds", "seed", r"unknown entry 'seed', did you mean seeds"),
+        ("t = 0.8", "tt = 0.8", r"variant 'high'.*unknown parameter 'tt', did you mean t"),
+        ("t = 0.8", 't = "much"', r"variant 'high'.*parameter t: 'much' is of type str"),
+        ("t = 0.8", "t = 0.5", r"'low' and 'high' are the same"),
+        ("[variants.high]", "[variants.low]", r"cannot be read .*variants"),
+        ("[variants.high]", '[variants."../up"]', r"'../up' is a folder's name"),
+        ("[[measure]]", "[grid]\nlr = []\n[[measure]]", r"grid.lr is \[\]; give a list"),
+        ("[[measure]]", "[grid]\nlr = 0.1\n[[measure]]", r"grid.lr is 0.1; give a list"),
+        ("[1, 2]", "[1, 1]", r"seeds is \[1, 1\]; give different whole numbers"),
+        ("[1, 2]", "[]", r"seeds is \[\]"),
+        ("[1, 2]", '["1"]', r"seeds is \['1'\]"),
+        ('title = "Thresholds"', 'preset = "demmo"', r"unknown preset 'demmo', did you mean demo"),
+        ('title = "Thresholds"', 'baseline = "lo"', r"baseline 'lo' is no variant, did you mean low"),
+        ('title = "Thresholds"', 'stages = ["1st"]', r"unknown stage '1st'"),
+        ('title = "Thresholds"', 'stages = ["01"]', r"measure 'score' reads a stage that `stages` leaves out"),
+        ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
+        ('metric = "mIoU"', "", r"a measure lacks metric"),
+        (FILE[FILE.index("[[measure]]") :], "", r"no \[\[measure\]\]"),
+        ("title =", "title = =", r"cannot be read \(Invalid value"),
+    ],
+)
+def test_bad_files_are_refused(place, old, new, message):
+    assert old in FILE
+    (place / "thresholds.toml").write_text(FILE.replace(old, new, 1))
+    with pytest.raises(ParameterError, match=message):
+        read(place)
+    assert not (place / "runs").exists()
+
+
+def test_a_missing_file_is_refused(place):
+    with pytest.raises(ParameterError, match=r"none\.toml: cannot be read"):
+        read(place, place / "none.toml")
+
+
+def test_a_run_of_another_version_is_refused(place):
+    go(place)
+    path = place / "runs/thresholds/low-seed1/01_first/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["versions"]["weaktr"] = "0.0.1"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"low-seed1.*made by weaktr 0\.0\.1"):
+        go(place)
+
+
+# ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
+    planned = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    assert len(planned) == 4 and len(sweeps.to_compute(planned)) == 6, "01 once for each seed, 02 four times"
+    seen = []
+    runs = go(place, show=lambda all_of_them: seen.append(console.counts(all_of_them)))
+    assert [one.state for one in runs.values()] == ["done"] * 4
+    assert sum(one.shared for one in runs.values()) == 2 and seen[-1] == "4 done"
+    for seed in (1, 2):
+        low, high = (runs[f"{name}-seed{seed}"] for name in ("low", "high"))
+        assert times_run(low) == 1
+        files = [one.place.folder("01_first") / "artefact.txt" for one in (low, high)]
+        assert os.path.samefile(*files)
+    assert "started" in (place / "runs/thresholds/low-seed1/log.txt").read_text()
+    finished = {path: path.stat().st_mtime_ns for path in (place / "runs").rglob("metrics.json")}
+    assert len(finished) == 8
+    again = go(place)
+    assert all(one.state == "done" and one.seconds == 0 for one in again.values())
+    assert finished == {path: path.stat().st_mtime_ns for path in (place / "runs").rglob("metrics.json")}
+
+
+def test_stages_are_shared_with_other_sweeps(place):
+    go(place)
+    source = {"grid": {"t": [0.5, 0.6]}, "seeds": [1], "measure": list(read(place).measures)}
+    runs = go(place, read(place, source, "finer"))
+    assert [one.shared for one in runs.values()] == [2, 1] and times_run(runs["t=0.6-seed1"]) == 1
+
+
+def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
+    (place / "fail").touch()
+    runs = go(place)
+    states = {name: one.state for name, one in runs.items()}
+    assert states == {"low-seed1": "done", "low-seed2": "done", "high-seed1": "done", "high-seed2": "failed"}
+    told = json.loads((place / "runs/thresholds/sweep.json").read_text())["high-seed2"]
+    assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
+    table, found = sweep_results.write_results(read(place), place / "notebooks")
+    assert len(table) == 3 and found.set_index("variant")["runs"].to_dict() == {"low": 2, "high": 1}
+    assert found.set_index("variant").loc["high", "seeds"] == 1, "only the seed that both have is compared"
+    (place / "fail").unlink()
+    again = go(place)
+    assert {one.state for one in again.values()} == {"done"} and again["high-seed2"].seconds > 0
+    assert sum(one.seconds > 0 for one in again.values()) == 1, "only what was missing ran"
+
+
+def test_a_failed_shared_stage_fails_all_that_need_it(place):
+    write_notebook(place / "notebooks", "01_first", PARAMETERS, "raise ValueError('no data')")
+    runs = go(place)
+    assert {one.state for one in runs.values()} == {"failed"}
+    messages = sorted(one.message for one in runs.values() if one.seed == 1)
+    assert "no data" in messages[0] and messages[1] == "shares a stage with low-seed1, which failed there"
+
+
+def test_an_interrupted_sweep_continues(place):
+    def interrupt(runs):
+        if any(one.state == "done" for one in runs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(place, jobs=1, show=interrupt)
+    states = [entry["state"] for entry in json.loads((place / "runs/thresholds/sweep.json").read_text()).values()]
+    assert "done" in states and "running" not in states and states.count("waiting") > 0
+    runs = go(place)
+    assert {one.state for one in runs.values()} == {"done"} and times_run(runs["high-seed1"]) == 1
+
+
+def test_ctrl_c_ends_the_workers_and_their_kernels(place):
+    write_notebook(
+        place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",
+        "import time, pathlib\npathlib.Path(stage.folder / 'here').touch()\nif seed == 1: time.sleep(120)\n" + FIRST,
+    )  # fmt: skip
+    script = (
+        "import sys, pathlib\nfrom weaktr import sweeps\n"
+        "if __name__ == '__main__':\n"
+        "    place = pathlib.Path(sys.argv[1])\n"
+        "    sweep = sweeps.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=place / 'notebooks')\n"
+        "    runs = sweeps.plan([sweep], notebooks=place / 'notebooks')\n"
+        "    sweeps.run_sweeps(runs, sweeps.local_pool(1), 1, notebooks=place / 'notebooks')\n"
+    )
+    (place / "go.py").write_text(script)
+    started = subprocess.Popen([sys.executable, place / "go.py", place], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    here = place / "runs/thresholds/low-seed1/01_first/here"
+    try:
+        for _ in range(600):
+            if here.exists():
+                break
+            time.sleep(0.1)
+        assert here.exists()
+        import psutil
+
+        family = psutil.Process(started.pid).children(recursive=True)
+        assert len(family) >= 2
+        started.send_signal(signal.SIGINT)
+        assert started.wait(60) != 0
+        assert not psutil.wait_procs(family, timeout=20)[1], "a worker or kernel survived"
+    finally:
+        started.kill()
+        started.stderr.close()
+    assert "waiting" in (place / "runs/thresholds/sweep.json").read_text()
+
+
+def test_submitit_runs_the_same_sweep(place):
+    executor = sweeps.slurm_pool(place / "jobs", cluster="local", gpus=0, cpus=1, minutes=5)
+    runs = go(place, executor=executor)
+    assert {one.state for one in runs.values()} == {"done"}
+    assert any((place / "jobs/slurm").iterdir()), "submitit's own logs"
+
+
+def test_threads_are_divided(place, monkeypatch):
+    write_notebook(
+        place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",
+        "import os\n(stage.folder / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n" + FIRST,
+    )  # fmt: skip
+    monkeypatch.setattr(sweeps, "_cores", lambda: 6)
+    assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
+    runs = go(place, jobs=2)
+    assert (runs["low-seed1"].place.folder("01_first") / "threads").read_text() == "3"
+
+
+# ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
+    go(place)
+    sweep = read(place)
+    table, found = sweep_results.write_results(sweep, place / "notebooks")
+    assert len(table) == 4 and set(table["list_size"]) == {12}
+    for row in table.itertuples():
+        manifest = json.loads((place / "runs" / row.run / row.stage / "manifest.json").read_text())
+        assert manifest["key"] == row.key and manifest["git"]["commit"] == row.commit and manifest["seed"] == row.seed
+    low, high = (table[table["variant"] == name]["value"].to_numpy() for name in ("low", "high"))
+    rows = found.set_index("variant")
+    assert rows.loc["low", "mean"] == pytest.approx(low.mean()) and rows.loc["low", "std"] == pytest.approx(
+        low.std(ddof=1)
+    )
+    assert rows.loc["high", "difference"] == pytest.approx((high - low).mean())
+    assert rows.loc["high", "difference_low"] > 0 and np.isnan(rows.loc["low", "difference"])
+    assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
+    assert "high is better than low" in rows.loc["high", "verdict"]
+    text = sweep_results.text(found)
+    assert "mean ± std" in text and f"{low.mean():.1f} ± " in text
+    assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
+
+
+def test_one_variant_compares_its_measures(place):
+    measure = {"stage": "02_second", "metric": "mIoU"}
+    source = {"seeds": [1, 2], "measure": [measure | {"label": "a"}, measure | {"label": "b"}]}
+    sweep = read(place, source, "measures")
+    go(place, sweep)
+    found = sweep_results.summary(sweep, sweep_results.results(sweep, place / "notebooks")).set_index("measure")
+    assert found.loc["b", "baseline"] == "a" and found.loc["b", "difference"] == 0
+    assert "no difference" in found.loc["b", "verdict"]
+
+
+def test_an_ambiguous_measure_is_refused(place):
+    sweep = read(place, {"seeds": [1], "measure": [{"label": "x", "stage": "02_second", "metric": "mIuO"}]}, "typo")
+    go(place, sweep)
+    with pytest.raises(RunError, match="0 records that fit"):
+        sweep_results.results(sweep, place / "notebooks")
+
+
+# ── The command line ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_estimate_and_plan_in_words(place):
+    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    text = console.plan_text(runs, sweeps.to_compute(runs), sweeps.estimate_seconds(runs, ()), 1)
+    assert text == (
+        "4 runs, 0 done already; 6 stages to compute, 2 more are shared; "
+        "estimate unknown time, no stage like these was finished here with 1 job"
+    )
+    go(place)
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
+    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    seconds = sweeps.estimate_seconds(runs, ())
+    assert 0 <= seconds < 60
+    assert "6 runs, 4 done already; 3 stages" in console.plan_text(runs, sweeps.to_compute(runs), seconds, 2)
+
+
+def test_progress_prints_one_line_per_run(place, capsys):
+    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    with console.progress(runs) as show:
+        sweeps.run_sweeps(runs, sweeps.local_pool(2), 2, notebooks=place / "notebooks", show=show)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
+    assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stages shared" in line for line in lines)
+
+
+def test_command_line_refuses_before_it_starts(tmp_path, capsys):
+    path = tmp_path / "typo.toml"
+    path.write_text(FILE.replace("t = 0.8", "threshhold = 0.8").replace("02_second", "05_evaluation"))
+    assert main(["sweep", str(path)]) == 2
+    assert "did you mean threshold" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""What came out of a sweep: every measure of every run, and a summary with intervals and paired differences."""
+
+import numpy as np
+import pandas as pd
+
+from . import statistics
+from .errors import RunError
+from .files import atomic, read_json
+from .parameters import NOTEBOOKS
+from .sweeps import plan
+
+FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")
+
+
+def results(sweep, notebooks=NOTEBOOKS):
+    """Every measure of every finished run → DataFrame, a row each, with the run's folder, key and commit.
+
+    Raises RunError where a finished run has not exactly one record that fits a measure.
+    """
+    rows = []
+    for one in plan([sweep], notebooks=notebooks, check=False):
+        for measure in sweep.measures if one.state == "done" else ():
+            stage = one.place.folder(measure["stage"])
+            wanted = {name: value for name, value in measure.items() if name not in ("label", "stage")}
+            fits = [r for r in read_json(stage / "metrics.json") if wanted.items() <= r.items()]
+            if len(fits) != 1:
+                raise RunError(f"{stage}/metrics.json has {len(fits)} records that fit {wanted}; one is needed")
+            manifest = read_json(stage / "manifest.json")
+            rows.append(
+                {"sweep": sweep.name, "variant": one.variant, "seed": one.seed, "measure": measure["label"]}
+                | {name: fits[0].get(name) for name in FACTS}
+                | {"run": str(one.place.path.relative_to(sweep.folder.parent)), "stage": measure["stage"]}
+                | {"key": manifest.get("key"), "commit": (manifest.get("git") or {}).get("commit")}
+            )
+    return pd.DataFrame(rows)
+
+
+def summary(sweep, table):
+    """Mean, spread and bootstrap interval of every variant and measure, and its difference from the baseline.
+
+    table: from `results`. A sweep of one variant compares its measures instead, with the first. Differences use the
+    seeds that both sides finished. → DataFrame with columns variant, measure, runs, mean, std, low, high, baseline,
+    difference, difference_low, difference_high, p; NaN where per-image counts are missing.
+    """
+    rows, by_measure = [], len(sweep.overrides) == 1
+    for (variant, measure), group in table.groupby(["variant", "measure"], sort=False):
+        base = (variant, sweep.measures[0]["label"]) if by_measure else (sweep.baseline, measure)
+        other = table[(table["variant"] == base[0]) & (table["measure"] == base[1])]
+        counts, others = _counts(sweep, group), _counts(sweep, other)
+        row = {"variant": variant, "measure": measure, "runs": len(group), "mean": group["value"].mean()}
+        row |= {"std": group["value"].std(), "oracle": bool(group["oracle"].any())}
+        if counts:
+            found = statistics.estimate(np.stack(list(counts.values())))
+            row |= {"low": found.low, "high": found.high}
+        both = [seed for seed in counts if seed in others]
+        comparable = both and counts[both[0]].shape == others[both[0]].shape
+        if (variant, measure) != base and comparable:
+            found = statistics.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
+            row |= {"baseline": base[by_measure], "difference": found.value, "p": found.p, "seeds": found.seeds}
+            row |= {"difference_low": found.low, "difference_high": found.high}
+            row["verdict"] = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+        rows.append(row)
+    columns = ["low", "high", "baseline", "difference", "difference_low", "difference_high", "p", "seeds", "verdict"]
+    found = pd.DataFrame(rows)
+    return found.reindex(columns=[*found.columns, *[name for name in columns if name not in found]])
+
+
+def _counts(sweep, rows):
+    """{seed: per-image pixel counts (n,3,K)} of rows of `results`; empty where a run stored none."""
+    found = {}
+    for row in rows.itertuples():
+        path = sweep.folder.parent / row.run / row.stage / "counts.npz"
+        if not row.counts or not path.is_file():
+            return {}
+        with np.load(path) as arrays:
+            found[row.seed] = arrays[row.counts]
+    return found
+
+
+def write_results(sweep, notebooks=NOTEBOOKS):
+    """Write results.csv and summary.csv into the sweep's folder → both DataFrames."""
+    table = results(sweep, notebooks)
+    found = summary(sweep, table) if len(table) else table
+    for name, frame in (("results", table), ("summary", found)):
+        with atomic(sweep.folder / f"{name}.csv") as aside:
+            frame.to_csv(aside, index=False)
+    return table, found
+
+
+def text(found):
+    """A summary as plain text, the verdicts below."""
+    if not len(found):
+        return "no run is finished yet"
+    rows = [("variant", "measure", "runs", "mean ± std", "95 % interval", "difference", "interval", "p")]
+    for row in found.itertuples():
+        spread = f" ± {row.std:.1f}" if np.isfinite(row.std) else ""
+        cells = [row.variant, row.measure, str(row.runs), f"{row.mean:.1f}{spread}"]
+        cells += [f"{row.low:.1f} … {row.high:.1f}" if np.isfinite(row.low) else "–"]
+        if np.isfinite(row.difference):
+            interval = f"{row.difference_low:+.1f} … {row.difference_high:+.1f}"
+            cells += [f"{row.difference:+.1f}", interval, f"{row.p:.3f}"]
+        rows.append((*cells, *["–"] * (8 - len(cells))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

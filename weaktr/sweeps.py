@@ -1,0 +1,391 @@
+"""Sweeps: many runs that differ in a few parameters, from one small TOML file to a table with intervals.
+
+    title = "Gradient clipping"
+    question = "Does clipping help?"           # a paragraph for notebook 06
+    preset = "demo"                            # what all runs start from
+    stages = ["01", "02", "03", "04", "05"]    # left out: all
+    seeds = [504, 505, 506]
+    baseline = "on"                            # what the others are compared with; left out: the first variant
+    [set]                                      # overrides of all runs
+    train_ceiling = false
+    [variants.on]                              # named overrides …
+    [variants.off]
+    clip_scope = "none"
+    [grid]                                     # … and/or lists of values, of which every combination is run
+    clip_cell = [24, 48]
+    [[measure]]                                # what to read off metrics.json; the first one is the sweep's figure
+    label = "mask on val"
+    stage = "05_evaluation"
+    metric = "mIoU of mask"
+    list = "val"
+    crf = false
+
+Each run has its folder `papermill_runs/sweeps/<sweep>/<variant>-seed<seed>`. A stage that several runs share, in this
+sweep or another, is computed once and hard-linked. The folders are the state: a second call runs what is missing.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import time
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from . import presets
+from .errors import ParameterError, UserError
+from .files import read_json, write_json
+from .parameters import NOTEBOOKS, catalogue, check_parameters, near
+from .runs import RunFolder, run, select
+from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, resolve
+
+SWEEPS = "papermill_runs/sweeps"
+KEYS = ("title", "question", "preset", "stages", "seeds", "baseline", "set", "variants", "grid", "measure")
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep file; `overrides` holds every variant's parameters by its name."""
+
+    name: str
+    title: str
+    question: str
+    preset: str
+    stages: tuple
+    seeds: tuple
+    baseline: str
+    overrides: dict
+    measures: tuple
+    folder: Path
+
+
+@dataclass
+class SweepRun:
+    """One run of a sweep and how far it is. state: waiting, running, done or failed."""
+
+    sweep: Sweep
+    variant: str
+    seed: int
+    values: dict
+    place: RunFolder
+    stages: list  # still to do, in order
+    state: str = "waiting"
+    message: str = ""
+    shared: int = 0  # stages taken over from other runs
+    seconds: float = 0.0
+    began: float = field(default=0.0, repr=False)
+
+    @property
+    def name(self):
+        """Folder name of the run."""
+        return f"{self.variant}-seed{self.seed}"
+
+
+# ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def read_sweep(source, name="", *, root=SWEEPS, notebooks=NOTEBOOKS):
+    """A Sweep from a TOML file, or from the same as a dict with its `name`.
+
+    Raises ParameterError naming file, key and remedy for anything that could not run; nothing is started or written.
+    """
+    if not isinstance(source, dict):
+        path = Path(source)
+        name = name or path.stem
+        try:
+            source = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
+    where = f"sweep {name}"
+    for key in source:
+        if key not in KEYS:
+            raise ParameterError(f"{where}: unknown entry {key!r}{near(key, KEYS)}; there are {', '.join(KEYS)}")
+    declared = catalogue(notebooks)
+    preset = source.get("preset", "demo")
+    base = presets.get(preset).parameters | source.get("set", {})
+    variants, grid = source.get("variants", {}), source.get("grid", {})
+    for parameter, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise ParameterError(f"{where}: grid.{parameter} is {values!r}; give a list of at least one value")
+    overrides = {}
+    for label, own in (variants or {"": {}}).items():
+        for combination in itertools.product(*grid.values()):
+            chosen = dict(zip(grid, combination))
+            text = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())
+            overrides[" ".join(filter(None, (label, text))) or "run"] = base | own | chosen
+    seen = {}
+    for label, parameters in overrides.items():
+        if not re.fullmatch(r"[\w.=,+ -]+", label) or label.startswith("."):
+            raise ParameterError(f"{where}: variant {label!r} is a folder's name; use letters, digits and . = , + -")
+        try:
+            values = check_parameters(parameters, declared)
+        except ParameterError as error:
+            raise ParameterError(f"{where}, variant {label!r}: {error}") from error
+        same = seen.setdefault(repr(sorted(values.items())), label)
+        if same != label:
+            raise ParameterError(f"{where}: variants {same!r} and {label!r} are the same; remove one of them")
+    seeds = source.get("seeds", [504])
+    if not seeds or len(set(map(repr, seeds))) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise ParameterError(f"{where}: seeds is {seeds!r}; give different whole numbers, at least one")
+    measures = tuple(source.get("measure", ()))
+    for measure in measures:
+        if missing := {"label", "stage", "metric"} - measure.keys():
+            raise ParameterError(f"{where}: a measure lacks {', '.join(sorted(missing))}")
+        if measure["stage"] not in declared:
+            raise ParameterError(f"{where}: measure {measure['label']!r} reads unknown stage {measure['stage']!r}")
+    if not measures:
+        raise ParameterError(f"{where}: no [[measure]], so nothing would be read off its runs; add one")
+    baseline = source.get("baseline", next(iter(overrides)))
+    if baseline not in overrides:
+        raise ParameterError(f"{where}: baseline {baseline!r} is no variant{near(baseline, overrides)}")
+    stages = tuple(select(source.get("stages"), declared))
+    if unread := [measure["label"] for measure in measures if measure["stage"] not in stages]:
+        raise ParameterError(f"{where}: measure {unread[0]!r} reads a stage that `stages` leaves out")
+    title, question = source.get("title", name), source.get("question", "")
+    folder = resolve(root) / name
+    return Sweep(name, title, question, preset, stages, tuple(seeds), baseline, overrides, measures, folder)
+
+
+def _text(value):
+    return "_".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is True else str(value)
+
+
+# ── The plan ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
+    """All runs of the sweeps, each with the stages that it still lacks → list of SweepRun.
+
+    Reads every list and file that a run will read, once for each data set. Raises UserError for parameters or data
+    that cannot be used and for a run folder that another version of weaktr made.
+    """
+    from .checks import check_run
+
+    declared, fingerprints, checked, runs = catalogue(notebooks), {}, set(), []
+    for sweep in sweeps:
+        for variant, overrides in sweep.overrides.items():
+            for seed in sweep.seeds:
+                folder = sweep.folder / f"{variant}-seed{seed}"
+                given = overrides | {"seed": seed, "run_folder": str(folder)}
+                values = check_parameters(given, declared)
+                source = (values.get("dataset"), values.get("data_root"))
+                known = repr([values.get(n) for n in ("dataset", "data_root", "train_list", "eval_list", "val_list")])
+                if check and "dataset" in values:
+                    check_run(values, data=known not in checked)
+                    checked.add(known)
+                if source not in fingerprints:
+                    fingerprints[source] = data_fingerprint(values)
+                place = RunFolder(values, folder, declared, fingerprints[source])
+                _check_version(place)
+                runs.append(SweepRun(sweep, variant, seed, values, place, list(sweep.stages)))
+                _skip_finished(runs[-1])
+    return runs
+
+
+def _check_version(place):
+    from importlib import metadata
+
+    for stage in place.stages:
+        versions = read_json(place.folder(stage) / "manifest.json").get("versions", {})
+        if versions.get(PACKAGES[0], metadata.version(PACKAGES[0])) != metadata.version(PACKAGES[0]):
+            raise UserError(
+                f"{place.folder(stage)}: made by weaktr {versions[PACKAGES[0]]}, this is "
+                f"{metadata.version(PACKAGES[0])}; move the sweep's folder away, or delete it"
+            )
+
+
+def _skip_finished(one):
+    while one.stages and one.place.up_to_date(one.stages[0]):
+        one.stages.pop(0)
+    if not one.stages:
+        one.state = "done"
+
+
+def _take_over(one, folders):
+    """Link the next stages of a run from folders that hold them under this run's keys."""
+    while one.stages:
+        stage, key = one.stages[0], one.place.key(one.stages[0])
+        source = next((folder / stage for folder in folders if finished_key(folder / stage) == key), None)
+        if source is None:
+            return
+        _link(source, one.place.folder(stage))
+        one.stages.pop(0)
+        one.shared += 1
+    one.state = "done"
+
+
+def _link(source, target):
+    """A copy of a finished stage's folder that shares its files, whole or not at all."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(source, aside, copy_function=os.link)
+    except (OSError, shutil.Error):  # a file system without links
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+    if target.exists():
+        gone = target.with_name(f".{target.name}.{os.getpid()}.gone")
+        target.rename(gone)
+        shutil.rmtree(gone)
+    aside.rename(target)
+
+
+def run_folders(root=SWEEPS):
+    """The folders of all runs of all sweeps below `root`."""
+    return sorted({path.parents[1] for path in resolve(root).glob("*/*/[0-9][0-9]_*/manifest.json")})
+
+
+def to_compute(runs):
+    """The stages that have to be computed, shared ones once → {what tells them apart: (run, stage)}."""
+    found = {}
+    for one in runs:
+        for stage in one.stages:
+            found.setdefault(_identity(one, stage), (one, stage))
+    return found
+
+
+def _identity(one, stage):
+    """What a stage will be made from: the same for two runs that can share it."""
+    chain = [(other, one.place.parameters[other]) for other in one.place.stages if other <= stage]
+    return repr([(other, {k: v for k, v in own.items() if k not in WITHOUT_EFFECT}) for other, own in chain])
+
+
+def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_runs/demo")):
+    """Seconds that the missing stages will take, one after the other, from finished ones of the same name; NaN where
+    a stage was never finished."""
+    folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
+    total = 0.0
+    for _, stage in to_compute(runs).values():
+        known = [read_json(folder / stage / "manifest.json").get("seconds") for folder in folders]
+        total += float(np.median([seconds for seconds in known if seconds is not None] or [np.nan]))
+    return total
+
+
+# ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def execute_stage(parameters, folder, stage, preset, notebooks):
+    """One stage of one run, in a process of its own; what it prints goes to log.txt in the run's folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (
+        open(Path(folder) / "log.txt", "a", encoding="utf-8", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        run(parameters, folder, stages=[stage], preset=preset, notebooks=Path(notebooks), check=False)
+
+
+def _take_slot(slots, threads):
+    """In a new worker: its share of the threads and, where there are any, a GPU of its own."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    gpu = slots.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _gpus():
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [gpu for gpu in visible.split(",") if gpu] or [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def local_jobs(jobs=0):
+    """How many stages run at a time here: `jobs`, or for 0 one per GPU, or one per two cores."""
+    return jobs or len(_gpus()) or max(1, _cores() // 2)
+
+
+def local_pool(jobs):
+    """A pool of `jobs` spawned processes that share cores, and GPUs where there are any, fairly → executor."""
+    context, gpus = get_context("spawn"), _gpus()
+    slots = context.Queue()
+    for i in range(jobs):
+        slots.put(gpus[i % len(gpus)] if gpus else None)
+    return ProcessPoolExecutor(jobs, context, _take_slot, (slots, max(1, _cores() // jobs)))
+
+
+def slurm_pool(folder, *, cluster="slurm", partition="", gpus=1, cpus=8, minutes=1440):
+    """submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=resolve(folder) / "slurm", cluster=cluster)
+    executor.update_parameters(timeout_min=minutes, cpus_per_task=cpus, gpus_per_node=gpus, name="weaktr")
+    if partition:
+        executor.update_parameters(slurm_partition=partition)
+    return executor
+
+
+def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: None):
+    """Bring all planned runs up to date, `jobs` stages at a time; a failing run is recorded and the others go on.
+
+    executor: has submit(function, *arguments), whose result has done() and result(). show(runs): called after every
+    change of a state. Interrupted, the state on disk is one from which the next call continues.
+    """
+    active, failed, changed = {}, {}, True
+    try:
+        while changed or active:
+            for one in [one for one in runs if changed and one.state == "waiting"]:
+                _take_over(one, run_folders(one.sweep.folder.parent))
+                what = _identity(one, one.stages[0]) if one.stages else None
+                if what in failed:
+                    one.state, one.message = "failed", f"shares a stage with {failed[what].name}, which failed there"
+                elif one.stages and len(active) < jobs and what not in {key for _, key in active.values()}:
+                    given = {name: value for name, value in one.values.items() if name != "run_folder"}
+                    arguments = (given, str(one.place.path), one.stages[0], one.sweep.preset, str(notebooks))
+                    active[executor.submit(execute_stage, *arguments)] = (one, what)
+                    one.state, one.message, one.began = "running", one.stages[0], time.monotonic()
+            if changed:
+                _record(runs, show)
+            time.sleep(POLL_SECONDS if active else 0)
+            finished = [job for job in active if job.done()]
+            changed = bool(finished)
+            for job in finished:
+                one, what = active.pop(job)
+                one.seconds += time.monotonic() - one.began
+                try:
+                    job.result()
+                    one.state, one.message = "waiting", ""
+                    _skip_finished(one)
+                except Exception as error:  # whatever it was, it is this run's: the others go on
+                    one.state, one.message = "failed", f"{one.stages[0]}: {error}"
+                    failed[what] = one
+    except BaseException:  # Ctrl-C above all
+        for one, _ in active.values():
+            one.state, one.message = "waiting", "interrupted"
+        _record(runs, show)
+        _stop(executor, active)
+        raise
+
+
+def _stop(executor, active):
+    """Interrupt what runs: kernels end their stage where it can be continued."""
+    for job in active:
+        job.cancel()
+    if hasattr(executor, "shutdown"):
+        executor.shutdown(wait=False, cancel_futures=True)
+        workers = psutil.Process().children(recursive=True)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGINT)
+        for worker in psutil.wait_procs(workers, timeout=10)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+def _record(runs, show):
+    """The state of every sweep, for a reader while it runs and afterwards."""
+    for folder in {one.sweep.folder for one in runs}:
+        names = ("variant", "seed", "state", "message", "shared", "seconds")
+        states = {one.name: {n: getattr(one, n) for n in names} for one in runs if one.sweep.folder == folder}
+        write_json(folder / "sweep.json", states)
+    show(runs)
