@@ -104,14 +104,14 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
             print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)
         prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force)
         start = time.monotonic()
-        print(f"{name} · started · {_short(folder)}", flush=True)
+        print(f"{name} · started · {short(folder)}", flush=True)
         _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
         seconds = int(time.monotonic() - start)
         print(f"{name} · finished in {seconds // 60}:{seconds % 60:02d}", flush=True)
 
     current = [name for name in declared if this.up_to_date(name)]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
-    print(f"\nResults in {_short(this.path)}\n{results_table(records)}", flush=True)
+    print(f"\nResults in {short(this.path)}\n{results_table(records)}", flush=True)
 
 
 def select(stages, declared):
@@ -137,7 +137,7 @@ def _inputs(notebook, names):
     return [name for name in re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code) if name in names]
 
 
-def _short(path):
+def short(path):
     """`path` as seen from the repository's root: executed notebooks and messages carry no path of the machine."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
@@ -166,8 +166,8 @@ def _execute(notebook, folder, parameters):
     try:
         with contextlib.chdir(ROOT):
             papermill.execute_notebook(
-                _short(notebook),
-                _short(executed),
+                short(notebook),
+                short(executed),
                 parameters,
                 kernel_name="python3",
                 language="python",
@@ -179,19 +179,19 @@ def _execute(notebook, folder, parameters):
         raise RunError(_failure(notebook, executed, error)) from error
     except DeadKernelError as error:
         raise RunError(
-            f"{_short(notebook)}: its process was killed, most often for lack of memory; "
+            f"{short(notebook)}: its process was killed, most often for lack of memory; "
             "the same command continues there"
         ) from error
     except KeyboardInterrupt as error:
         raise RunError(f"{folder.name} interrupted; the same command continues there") from error
     if not (folder / "metrics.json").exists():
-        raise RunError(f"{_short(notebook)} ended without stage.finish(records), so it has no results")
+        raise RunError(f"{short(notebook)} ended without stage.finish(records), so it has no results")
 
 
 def _failure(notebook, executed, error):
     """One message for a failing cell: where, what, and the notebook to open."""
     lines = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    where = f"{_short(notebook)}, cell [{error.exec_count}] {lines[0].strip() if lines else ''!r}"
+    where = f"{short(notebook)}, cell [{error.exec_count}] {lines[0].strip() if lines else ''!r}"
     own = {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}
     what = error.evalue if error.ename in own else f"{error.ename}: {error.evalue}"
-    return f"{what}\n  in {where}\n  executed so far: {_short(executed)}"
+    return f"{what}\n  in {where}\n  executed so far: {short(executed)}"

@@ -44,7 +44,7 @@ from . import presets
 from .errors import ParameterError, UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
-from .runs import RunFolder, run, select
+from .runs import RunFolder, run, select, short
 from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, resolve
 
 SWEEPS = "papermill_runs/sweeps"
@@ -270,9 +270,10 @@ def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_run
 # ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def execute_stage(parameters, folder, stage, preset, notebooks):
     """One stage of one run, in a process of its own; what it prints goes to log.txt in the run's folder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    log_path = resolve(folder) / "log.txt"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        open(Path(folder) / "log.txt", "a", encoding="utf-8", buffering=1) as log,
+        open(log_path, "a", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
@@ -341,7 +342,7 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                     one.state, one.message = "failed", f"shares a stage with {failed[what].name}, which failed there"
                 elif one.stages and len(active) < jobs and what not in {key for _, key in active.values()}:
                     given = {name: value for name, value in one.values.items() if name != "run_folder"}
-                    arguments = (given, str(one.place.path), one.stages[0], one.sweep.preset, str(notebooks))
+                    arguments = (given, short(one.place.path), one.stages[0], one.sweep.preset, str(notebooks))
                     active[executor.submit(execute_stage, *arguments)] = (one, what)
                     one.state, one.message, one.began = "running", one.stages[0], time.monotonic()
             if changed:
