@@ -1,4 +1,4 @@
-"""The command line: python -m weaktr run | sweep | presets | parameters."""
+"""The command line: python -m weaktr run, sweep, compare, report, import, presets, parameters."""
 
 import argparse
 import sys
@@ -53,6 +53,19 @@ def _parser():
     sweep.add_argument("--cpus", type=int, default=8, metavar="N", help="per Slurm job")
     sweep.add_argument("--minutes", type=int, default=1440, metavar="N", help="limit of a Slurm job")
     sweep.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    compare = commands.add_parser("compare", help="parameters and metrics of finished runs side by side")
+    compare.set_defaults(command=_compare)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    report = commands.add_parser("report", help="a run as one HTML page that needs no network")
+    report.set_defaults(command=_report)
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    released = commands.add_parser("import", help="turn a checkpoint of the authors' code into one of weaktr")
+    released.set_defaults(command=_import)
+    released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
+    released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
+    released.add_argument("--heads", type=int, default=0, metavar="N", help="of the encoder (default: width / 64)")
+    released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
+    released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
     commands.add_parser("presets", help="list the presets").set_defaults(command=_presets)
     commands.add_parser("parameters", help="list all parameters").set_defaults(command=_parameters)
     return parser
@@ -101,9 +114,34 @@ def _sweep(options):
         raise RunError(f"{len(broken)} of {len(planned)} runs failed; the same command tries them again")
 
 
+def _compare(options):
+    from .reports import compare
+
+    parameters, metrics = compare(options.runs)
+    for title, table in (("parameters that differ", parameters), ("metrics", metrics.round(2))):
+        print(f"{title}\n{table.to_string() if len(table) else 'none'}\n")
+
+
+def _report(options):
+    from .reports import report
+
+    for run in options.runs:
+        print(report(run))
+
+
+def _import(options):
+    from .models.checkpoints import import_released
+
+    variant = {"normalise": options.normalise, "pool": options.pool}
+    model, path = import_released(options.file, options.output, num_heads=options.heads, **variant)
+    million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    classes = model.config["num_classes"]
+    print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
+
+
 def _presets(options):
     rows = [presets.get(name) for name in presets.PRESETS]
-    _table([("preset", "what", "cost"), *((row.name, row.summary, row.cost) for row in rows)])
+    _table([("preset", "what", "expected", "cost"), *((o.name, o.summary, o.expected, o.cost) for o in rows)])
 
 
 def _parameters(options):

@@ -17,6 +17,7 @@ class Preset(NamedTuple):
     parameters: dict
     summary: str
     cost: str
+    expected: str
 
 
 def demo():
@@ -70,7 +71,172 @@ def voc_mini():
     }
 
 
-PRESETS = {function.__name__: function for function in (demo, smoke, voc_mini)}
+# ── The published tables (paper, Tables of VOC12 and COCO14; METHOD.md) ─────────────────────────────────────────────
+# No GPU was at hand when these were written: the cost is counted, 2 FLOP for a multiplication and an addition, three
+# times the forward pass of every view (DeiT-S: 9.2 GFLOP at 224 pixels, 58 with the decoder at 480).
+def voc12_cam():
+    """Step 1 on VOC12 with DeiT-S.
+
+    Cost: not measured on a GPU; 18 PFLOP of training.
+    Expected: 69.4 % mIoU of CAM labels on train (1,464), scales 1.0 and 1.2 mirrored, CRF.
+    Command: python -m weaktr run --preset voc12_cam --stages 01 02 03 --set data_root=<folder of VOCdevkit>
+    """
+    return {
+        "dataset": "voc12",
+        "train_list": "train_aug",
+        "eval_list": "train",
+        "val_list": "val",
+        "backbone": "deit_small_patch16_224",
+        "image_size": 224,
+        "cam_epochs": 60,
+        "cam_batch_size": 64,
+        "cam_lr": 6e-4,
+        "cam_warmup": 5,
+        "cam_augmentation": "rand-m9-mstd0.5-inc1",
+        "cam_min_crop": 0.08,
+        "cam_scales": [1.0, 1.2],
+        "cam_refined": True,
+        "threshold": 0.43,
+        "crop_size": 480,
+        "base_size": 520,
+        "window_stride": 320,
+        "seg_scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
+        "seg_augment": [0.5, 2.0],
+        "seg_patch": 16,
+        "seg_epochs": 100,
+        "seg_lr": 1e-4,
+        "seg_min_lr": 1e-5,
+        "clip_start_value": 1.2,
+        "clip_cell": 120,
+        "train_ceiling": False,
+        "workers": 8,
+    }
+
+
+def voc12_deit_s():
+    """WeakTr on VOC12, step 2 with DeiT-S.
+
+    Cost: not measured on a GPU; 18 PFLOP for step 1 and 190 for step 2, in 265,000 iterations of 4 views.
+    Expected: 74.0 % mIoU on val (1,449), 76.5 % on train (1,464), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset voc12_deit_s --set data_root=<folder of VOCdevkit>
+    """
+    return voc12_cam()
+
+
+def voc12_dinov2_s():
+    """WeakTr on VOC12, step 2 with DINOv2-S.
+
+    Cost: as voc12_deit_s.
+    Expected: 75.8 % mIoU on val (1,449), 78.1 % on train (1,464), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset voc12_dinov2_s --set data_root=<folder of VOCdevkit>
+    """
+    return voc12_cam() | {"seg_backbone": "vit_small_patch14_dinov2"}
+
+
+def voc12_vit_s():
+    """WeakTr on VOC12, step 2 with ViT-S (ImageNet-21k, then 1k).
+
+    Cost: as voc12_deit_s.
+    Expected: 78.4 % mIoU on val (1,449), 80.3 % on train (1,464), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset voc12_vit_s --set data_root=<folder of VOCdevkit>
+    """
+    return voc12_cam() | {"seg_backbone": "vit_small_patch16_384"}
+
+
+def voc12_eva02_s():
+    """WeakTr on VOC12, step 2 with EVA-02-S.
+
+    Cost: as voc12_deit_s.
+    Expected: 78.5 % mIoU on val (1,449), 80.0 % on train (1,464), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset voc12_eva02_s --set data_root=<folder of VOCdevkit>
+    """
+    return voc12_cam() | {"seg_backbone": "eva02_small_patch14_224"}
+
+
+def coco14_cam():
+    """Step 1 on COCO14 with DeiT-S.
+
+    Cost: not measured on a GPU; 140 PFLOP of training.
+    Expected: 42.6 % mIoU of CAM labels on train (82,081), scales 1.0, 0.8 and 1.2 mirrored, CRF.
+    Command: python -m weaktr run --preset coco14_cam --stages 01 02 03 --set data_root=<folder of images/>
+    """
+    return voc12_cam() | {
+        "dataset": "coco14",
+        "train_list": "train",
+        "cam_lr": 2e-4,
+        "cam_scales": [1.0, 0.8, 1.2],
+        "threshold": 0.42,
+        "crf_settings": "coco",
+    }
+
+
+def coco14_deit_s():
+    """WeakTr on COCO14, step 2 with DeiT-S.
+
+    Cost: not measured on a GPU; 140 PFLOP for step 1 and 1,400 for step 2, in 2 million iterations of 4 views.
+    Expected: 46.9 % mIoU on val (40,137), 48.9 % on train (82,081), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset coco14_deit_s --set data_root=<folder of images/>
+    """
+    return coco14_cam()
+
+
+def coco14_dinov2_s():
+    """WeakTr on COCO14, step 2 with DINOv2-S.
+
+    Cost: as coco14_deit_s.
+    Expected: 48.9 % mIoU on val (40,137), 50.7 % on train (82,081), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset coco14_dinov2_s --set data_root=<folder of images/>
+    """
+    return coco14_cam() | {"seg_backbone": "vit_small_patch14_dinov2"}
+
+
+def coco14_vit_s():
+    """WeakTr on COCO14, step 2 with ViT-S (ImageNet-21k, then 1k).
+
+    Cost: as coco14_deit_s.
+    Expected: 50.3 % mIoU on val (40,137), 51.3 % on train (82,081), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset coco14_vit_s --set data_root=<folder of images/>
+    """
+    return coco14_cam() | {"seg_backbone": "vit_small_patch16_384"}
+
+
+def coco14_eva02_s():
+    """WeakTr on COCO14, step 2 with EVA-02-S.
+
+    Cost: as coco14_deit_s.
+    Expected: 51.1 % mIoU on val (40,137), 52.2 % on train (82,081), six scales mirrored, CRF.
+    Command: python -m weaktr run --preset coco14_eva02_s --set data_root=<folder of images/>
+    """
+    return coco14_cam() | {"seg_backbone": "eva02_small_patch14_224"}
+
+
+VOC12 = (voc12_cam, voc12_deit_s, voc12_dinov2_s, voc12_vit_s, voc12_eva02_s)
+COCO14 = (coco14_cam, coco14_deit_s, coco14_dinov2_s, coco14_vit_s, coco14_eva02_s)
+PRESETS = {function.__name__: function for function in (demo, smoke, voc_mini, *VOC12, *COCO14)}
+
+# preset → published mIoU (%), always with CRF: CAM labels on train for step 1, masks on val and train for step 2
+PUBLISHED = {
+    "voc12_cam": (None, 69.4),
+    "voc12_deit_s": (74.0, 76.5),
+    "voc12_dinov2_s": (75.8, 78.1),
+    "voc12_vit_s": (78.4, 80.3),
+    "voc12_eva02_s": (78.5, 80.0),
+    "coco14_cam": (None, 42.6),
+    "coco14_deit_s": (46.9, 48.9),
+    "coco14_dinov2_s": (48.9, 50.7),
+    "coco14_vit_s": (50.3, 51.3),
+    "coco14_eva02_s": (51.1, 52.2),
+}
+
+
+def published(preset, record):
+    """The published value that a metrics record of a run of `preset` is to be held against; None for none."""
+    val, train = PUBLISHED.get(preset, (None, None))
+    if not record["crf"] or record.get("oracle"):
+        return None
+    if record["metric"] == "mIoU of CAM label" and preset in PUBLISHED:
+        return PUBLISHED[f"{preset.split('_')[0]}_cam"][1]
+    return {"val": val, "train": train}.get(record["list"]) if record["metric"] == "mIoU of mask" else None
 
 
 def get(name):
@@ -78,5 +244,8 @@ def get(name):
     if name not in PRESETS:
         raise ParameterError(f"unknown preset {name!r}{near(name, PRESETS)}; there are {', '.join(PRESETS)}")
     lines = [line.strip() for line in PRESETS[name].__doc__.splitlines()]
-    cost = next(line.removeprefix("Cost: ").rstrip(".") for line in lines if line.startswith("Cost: "))
-    return Preset(name, PRESETS[name](), lines[0].rstrip("."), cost)
+    cost, expected = (
+        next(line.removeprefix(key).rstrip(".") for line in lines if line.startswith(key))
+        for key in ("Cost: ", "Expected: ")
+    )
+    return Preset(name, PRESETS[name](), lines[0].rstrip("."), cost, expected)

@@ -14,6 +14,7 @@ from pathlib import Path
 from .errors import ParameterError, RunError, UserError
 from .files import atomic, read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters, declared_parameters, near
+from .presets import published
 from .stages import (
     ROOT,
     RUNNER,
@@ -111,6 +112,8 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
 
     current = [name for name in declared if this.up_to_date(name)]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
+    for record in records:
+        record["published"] = published(preset, record)
     print(f"\nResults in {short(this.path)}\n{results_table(records)}", flush=True)
 
 

@@ -237,11 +237,15 @@ def results_table(records):
                 {None: "–", True: "yes", False: "no"}.get(record["crf"], str(record["crf"])),
                 record["metric"],
                 f"{record['value']:.2f}" if isinstance(record["value"], float) else str(record["value"]),
-                "oracle" if record["oracle"] else "",
+                " · ".join(filter(None, ("oracle" if record["oracle"] else "", _beside(record)))),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _beside(record):
+    return f"published {record['published']}" if record.get("published") else ""
 
 
 def _now():

@@ -1,6 +1,7 @@
 """Checkpoints: ours (safetensors that carry their configuration) and those of the authors' released code."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from ..errors import UserError
 from ..files import atomic
 from .cam import create_cam_model
+from .encoder import NORMALISATIONS
 from .segmenter import create_segmenter
 
 FORMAT = 1
@@ -143,6 +145,11 @@ def import_released_cam(state_dict, *, num_heads, pool="max", image_size=None):
         raise UserError("this is a step-2 checkpoint (it has a decoder); use import_released_segmenter")
     feature = "adaptive_attention_fusion.attn_feat_ffn.0.weight"
     hidden = "adaptive_attention_fusion.attn_head_ffn.0.weight"
+    if "cls_token" in state and not any(name.startswith("adaptive_attention_fusion.") for name in state):
+        raise UserError(
+            "this step-1 checkpoint holds no adaptive_attention_fusion: its fusion has a layout from before the "
+            "released code, which would be read wrongly; use a checkpoint of the release"
+        )
     for name in (feature, hidden, "head.weight"):
         if name not in state:
             raise UserError(f"the checkpoint lacks {name}")
@@ -184,6 +191,37 @@ def import_released_segmenter(state_dict, *, num_heads, decoder_heads=None, imag
         unused += r"|encoder\.(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)"
         _check_rotary(model.encoder.vit, state)
     return _load_released(model, state, unused)
+
+
+def import_released(path, output=None, *, num_heads=0, normalise="", pool="max", decoder_heads=None):
+    """Turn a released checkpoint, step 1 or 2, into one of ours → model, path of the new file.
+
+    Read with weights_only=True: a file that would run code is refused. num_heads: 0 means width / 64. normalise:
+    "imagenet", "half" (ViT-S) or "clip"; "" is what the tensors suggest, which cannot tell ViT-S from DeiT-S. pool,
+    decoder_heads: see import_released_cam and import_released_segmenter. Raises UserError for a file that is none.
+    """
+    path = Path(path)
+    output = Path(output) if output else path.with_suffix(".safetensors")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state)
+        width = state["encoder.cls_token" if "decoder.cls_emb" in state else "cls_token"].shape[2]
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} is damaged, or holds code beside its weights: refused") from error
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(f"checkpoint {path} cannot be read as a released one ({error!r})") from error
+    num_heads = num_heads or max(1, width // 64)
+    if "decoder.cls_emb" in state:
+        model = import_released_segmenter(state, num_heads=num_heads, decoder_heads=decoder_heads)
+    else:
+        model = import_released_cam(state, num_heads=num_heads, pool=pool)
+    if normalise:
+        if normalise not in NORMALISATIONS:
+            raise UserError(f"normalise {normalise!r} is unknown; one of {', '.join(NORMALISATIONS)}")
+        model.config["backbone"]["normalise"] = normalise
+        model.mean, model.std = NORMALISATIONS[normalise]
+    save_model(model, output, imported_from=path.name)
+    return model, output
 
 
 def _check_rotary(vit, state):

@@ -21,7 +21,11 @@ from ..errors import UserError
 from ..files import shipped_weights
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-CLIP_MEAN, CLIP_STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+NORMALISATIONS = {  # mean and standard deviation per RGB channel
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+}
 
 
 @register_model
@@ -66,7 +70,7 @@ def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
         kwargs["patch_size"] = patch_size
     if isinstance(backbone, dict):
         family = Eva if backbone.get("use_rot_pos_emb") else VisionTransformer
-        return family(**(backbone | kwargs))
+        return family(**({name: value for name, value in backbone.items() if name != "normalise"} | kwargs))
     if not timm.is_model(backbone):
         near = timm.list_models(f"*{backbone.split('_')[0]}*patch*")[:5]
         raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}; for example {', '.join(near)}")
@@ -82,7 +86,7 @@ def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
 def normalisation(backbone):
     """Mean and standard deviation per RGB channel that a backbone's pretraining used."""
     if isinstance(backbone, dict):
-        return (CLIP_MEAN, CLIP_STD) if backbone.get("use_rot_pos_emb") else (IMAGENET_MEAN, IMAGENET_STD)
+        return NORMALISATIONS[backbone.get("normalise") or ("clip" if backbone.get("use_rot_pos_emb") else "imagenet")]
     known = timm.get_pretrained_cfg(backbone)
     return (tuple(known.mean), tuple(known.std)) if known else (IMAGENET_MEAN, IMAGENET_STD)
 

@@ -1,0 +1,94 @@
+"""`python -m weaktr import`: released checkpoints of both steps become files of ours that need nothing else."""
+
+import os
+import pickle
+
+import naive
+import pytest
+import torch
+
+from weaktr.__main__ import main
+from weaktr.errors import UserError
+from weaktr.models import load_model
+from weaktr.models.checkpoints import import_released, import_released_cam, import_released_segmenter
+
+
+def saved(tmp_path, state, wrapped=True):
+    path = tmp_path / "released.pth"
+    torch.save({"model": state} if wrapped else state, path)
+    return path
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_step_one(tmp_path, capsys, wrapped):
+    torch.manual_seed(0)
+    state = naive.random_cam_checkpoint()
+    assert main(["import", str(saved(tmp_path, state, wrapped)), "--heads", "3"]) == 0
+    assert "released.safetensors: cam" in capsys.readouterr().out
+    model = load_model(tmp_path / "released.safetensors", step="cam")
+    x = torch.randn(1, 3, 24, 24)
+    assert torch.equal(model(x).fine_cam, import_released_cam(state, num_heads=3)(x).fine_cam)
+    assert model.details == {"imported_from": "released.pth"}
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "eva02"])
+def test_step_two(tmp_path, kind):
+    torch.manual_seed(0)
+    state = naive.random_segmenter_checkpoint(kind)
+    _, path = import_released(saved(tmp_path, state), tmp_path / "ours.safetensors", num_heads=3, decoder_heads=2)
+    model, x = load_model(path, step="segmenter"), torch.randn(1, 3, 40, 32)
+    expected = import_released_segmenter(state, num_heads=3, decoder_heads=2).eval()
+    assert torch.equal(model(x), expected(x))
+
+
+def test_normalisation_is_kept_in_the_file(tmp_path):
+    path = saved(tmp_path, naive.random_segmenter_checkpoint("vit"))
+    kept = {name: import_released(path, tmp_path / name, num_heads=3, decoder_heads=2, normalise=name)[1]
+            for name in ("half", "clip")}  # fmt: skip
+    assert load_model(kept["half"]).mean == (0.5, 0.5, 0.5)
+    assert load_model(kept["clip"]).mean[0] == pytest.approx(0.48145466)
+    with pytest.raises(UserError, match="normalise 'none'"):
+        import_released(path, num_heads=3, decoder_heads=2, normalise="none")
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": Malicious(tmp_path / "ran")}, path)
+    assert main(["import", str(path)]) == 2
+    assert "evil.pth is damaged, or holds code beside its weights" in capsys.readouterr().err
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    assert main(["import", str(tmp_path / "plain.pth")]) == 2
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no checkpoint"])
+def test_damaged_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.pth"):
+        import_released(path)
+    with pytest.raises(UserError, match=r"none\.pth"):
+        import_released(tmp_path / "none.pth")
+
+
+def test_other_contents_are_refused(tmp_path):
+    for content in ([1, 2], {"weights": 1}, {"model": {"cls_token": "text"}}):
+        with pytest.raises(UserError, match="cannot be read as a released one"):
+            import_released(saved(tmp_path, content, wrapped=False))
+
+
+def test_an_old_layout_of_the_fusion_is_refused_in_words(tmp_path):
+    state = {name.replace("adaptive_attention_fusion.", "weight_net."): tensor
+             for name, tensor in naive.random_cam_checkpoint().items()}  # fmt: skip
+    with pytest.raises(UserError, match="a layout from before the released code"):
+        import_released(saved(tmp_path, state), num_heads=3)

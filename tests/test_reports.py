@@ -1,0 +1,136 @@
+"""Reports, comparisons and paper tables."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_runs import PARAMETERS, write_notebook
+
+from weaktr import plots_paper, presets, runs, tables
+from weaktr.__main__ import main
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    """Two finished runs of one stage that differ in a parameter."""
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    finish = (
+        "import matplotlib.pyplot as plt\nfigure, _ = plt.subplots(figsize=(1, 1))\nstage.show(figure, 'empty')\n"
+        'stage.finish([{"list": "val", "list_size": 9, "metric": "mIoU <of> mask", "value": 50 + lr, "crf": True}])'
+    )
+    write_notebook(notebooks, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", finish)
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, lr in zip(folders, (0.1, 0.2)):
+        runs.run({"lr": lr}, folder, notebooks=notebooks)
+    return folders
+
+
+def test_report_is_one_page_without_network(two_runs, capsys):
+    assert main(["report", str(two_runs[0])]) == 0
+    page = (two_runs[0] / "report.html").read_text()
+    assert str(two_runs[0] / "report.html") in capsys.readouterr().out
+    assert "mIoU &lt;of&gt; mask" in page and "50.10" in page and "data:image/png;base64," in page
+    assert not re.search(r"""(src|href)=["']https?:""", page) and "<script" not in page
+    assert page.index("Results") < page.index('<section id="01_first">')
+
+
+def test_compare_shows_what_differs(two_runs, capsys):
+    assert main(["compare", *map(str, two_runs)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^lr +0\.1 +0\.2$", out, re.M) and "workers" not in out
+    assert re.search(r"01 mIoU <of> mask, val \(9\), CRF +50\.1 +50\.2", out)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2 and main(["compare", str(tmp_path)]) == 2
+    assert "no finished stage here" in capsys.readouterr().err
+
+
+def test_latex_and_markdown():
+    table = pd.DataFrame({"name": ["a & b", "c_d"], "mIoU (%)": [1.25, np.nan], "note": ["1 ± 2", "x | y"]})
+    latex = tables.to_latex(table, "50 % of {it}")
+    assert r"\begin{tabular}{lrl}" in latex and r"a \& b & 1.2 & 1 $\pm$ 2 \\" in latex
+    assert r"c\_d & -- & x | y \\" in latex and r"\caption{50 \% of \{it\}}" in latex
+    markdown = tables.to_markdown(table)
+    assert "| --- | --: | --- |" in markdown and r"x \| y" in markdown and markdown.count("\n") == 4
+
+
+def test_published_table_is_the_specification(shared):
+    """Every number of METHOD.md's table, in its order."""
+    text = (shared / "METHOD.md").read_text()
+    rows = re.findall(r"^\| 2 \| (VOC12|COCO14) \| .*? \| (.*?) \| (.*?) \|$", text, re.M)
+    assert len(rows) == 2
+    found = tables.published_results().set_index(["step", "data"])
+    for data, val, train in rows:
+        own = found.loc[("2, mask", data)]
+        assert own["val, published"].tolist() == [float(x) for x in val.split(" · ")]
+        assert own["train, published"].tolist() == [float(x) for x in train.split(" · ")]
+    cams = re.search(r"DeiT-S \| – \| ([\d.]+) / ([\d.]+)", text).groups()
+    assert [found.loc[("1, CAM label", d), "train, published"].item() for d in ("VOC12", "COCO14")] == [
+        *map(float, cams)
+    ]
+
+
+def test_measured_numbers_stand_beside_the_published(tmp_path):
+    for stage, records in (
+        ("03_pseudo_labels", [("mIoU of CAM label", "train", True, 68.0), ("mIoU of CAM label", "train", False, 1.0)]),
+        ("05_evaluation", [("mIoU of mask", "val", True, 73.0), ("mIoU of mask", "train", True, 75.0)]),
+    ):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "manifest.json").write_text(json.dumps({"preset": "voc12_deit_s"}))
+        names = ("metric", "list", "crf", "value")
+        (tmp_path / stage / "metrics.json").write_text(json.dumps([dict(zip(names, r)) for r in records]))
+    table = tables.published_results([tmp_path])
+    row = table[(table["backbone"] == "DeiT-S") & (table["data"] == "VOC12")].iloc[1]
+    assert row["val, measured"] == 73.0 and row["train, measured"] == 75.0
+    assert table["val, measured"].notna().sum() == 1
+
+
+def test_published_value_of_a_record():
+    record = {"metric": "mIoU of mask", "list": "val", "crf": True}
+    assert presets.published("voc12_vit_s", record) == 78.4
+    assert presets.published("voc12_vit_s", record | {"list": "train"}) == 80.3
+    assert presets.published("voc12_vit_s", {"metric": "mIoU of CAM label", "list": "train", "crf": True}) == 69.4
+    assert presets.published("voc12_vit_s", record | {"crf": False}) is None, "another number than the published one"
+    assert presets.published("voc12_vit_s", record | {"oracle": True}) is None
+    assert presets.published("demo", record) is None
+
+
+@pytest.mark.parametrize("preset", presets.PUBLISHED)
+def test_docstrings_say_the_published_numbers(preset):
+    text = presets.get(preset).expected
+    assert all(f"{value} %" in text for value in presets.PUBLISHED[preset] if value)
+
+
+def test_published_scatter_shows_every_method_once():
+    table = plots_paper.published_table()
+    both = table.dropna(subset=["voc12_val", "coco14_val"])
+    figure = plots_paper.published(table)
+    numbers = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(map(int, numbers)) == list(range(1, len(both) + 1))
+    assert sum("WeakTr" in text.get_text() for text in figure.axes[1].texts) == 4
+    secondary = sum("†" in text.get_text() for text in figure.axes[1].texts)
+    assert secondary == (both["read_from"] == "secondary").sum()
+
+
+def test_committed_published_numbers_are_the_shared_ones(shared):
+    assert plots_paper.published_table().equals(pd.read_csv(shared / "published_miou.csv"))
+
+
+def test_sweep_figure_hollows_what_could_be_chance():
+    found = pd.DataFrame(
+        {"variant": ["a", "b", "c"], "measure": "mask", "runs": 3, "mean": [60.0, 61.0, 70.0], "std": 1.0,
+         "low": [58.0, 59.0, 68.0], "high": [62.0, 63.0, 72.0], "baseline": [None, "a", "a"],
+         "difference": [np.nan, 1.0, 10.0], "difference_low": [np.nan, -1.0, 8.0],
+         "difference_high": [np.nan, 3.0, 12.0]}
+    )  # fmt: skip
+    table = pd.DataFrame({"variant": ["a", "b", "c"], "measure": "mask", "value": [60.0, 61.0, 70.0], "list": "val",
+                          "list_size": 9})  # fmt: skip
+    ax = plots_paper.sweep(found, table, "Title").axes[0]
+    faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert [face == "white" for face in faces] == [False, True, False]
+    assert "val (9 images) · 3 seeds" in ax.get_xlabel()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
