@@ -1,4 +1,4 @@
-"""The command line: python -m weaktr run, sweep, compare, report, import, presets, parameters."""
+"""The command line: python -m weaktr run, sweep, compare, report, import, data, presets, parameters."""
 
 import argparse
 import sys
@@ -66,6 +66,16 @@ def _parser():
     released.add_argument("--heads", type=int, default=0, metavar="N", help="of the encoder (default: width / 64)")
     released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
     released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
+    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(required=True)
+    check = data.add_parser("check", help="read every file, print a report")
+    check.set_defaults(command=_data_check)
+    check.add_argument("root", metavar="ROOT")
+    check.add_argument("--dataset", default="folder", help="folder (default), voc12, coco14 or coco14_80")
+    check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
+    masks = data.add_parser("coco-masks", help="91-id masks and lists of COCO14 from annotations/instances_*.json")
+    masks.set_defaults(command=_data_coco_masks)
+    masks.add_argument("root", metavar="ROOT")
+    masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
     commands.add_parser("presets", help="list the presets").set_defaults(command=_presets)
     commands.add_parser("parameters", help="list all parameters").set_defaults(command=_parameters)
     return parser
@@ -137,6 +147,23 @@ def _import(options):
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     classes = model.config["num_classes"]
     print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
+
+
+def _data_check(options):
+    from .data import open_dataset
+    from .data.report import check
+
+    text, faults = check(open_dataset(options.dataset, options.root), options.lists)
+    print(text)
+    if faults:
+        raise RunError(f"{faults} things to look at in {options.root}")
+
+
+def _data_coco_masks(options):
+    from .data.coco import write_masks
+
+    for split in options.split:
+        print(f"{split}: {write_masks(options.root, split)} images with masks", flush=True)
 
 
 def _presets(options):

@@ -195,7 +195,7 @@ class Stage:
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
-        print(results_table(records), flush=True)
+        print(results_table(records) if records else "no masks, so nothing was measured", flush=True)
 
 
 class Progress:

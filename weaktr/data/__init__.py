@@ -5,11 +5,11 @@ from pathlib import Path
 from ..errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
-DATASETS = ("synthetic", "voc12")
+DATASETS = ("synthetic", "voc12", "coco14", "coco14_80", "folder")
 
 
 def open_dataset(name, root=""):
-    """The data set `name` ("synthetic" or "voc12") below `root`, relative to the repository; "" is `data/<name>`.
+    """The data set `name` (one of DATASETS) below `root`, relative to the repository; "" is `data/<name>`.
 
     The synthetic one is drawn on first use. Raises DataError for an unknown name or a folder that lacks the data.
     """
@@ -20,6 +20,14 @@ def open_dataset(name, root=""):
         from .synthetic import open_synthetic
 
         return open_synthetic(root)
+    if name.startswith("coco14"):
+        from .coco import COCO
+
+        return COCO(root, contiguous=name == "coco14_80")
+    if name == "folder":
+        from .folder import Folder
+
+        return Folder(root)
     from .voc import VOC
 
     return VOC(root)
@@ -40,4 +48,4 @@ def check_parameters(parameters):
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower it"
                 )
             if dataset.name != "synthetic":  # which was drawn whole by ourselves
-                dataset.check(parameters[name], masks)
+                dataset.check(parameters[name], masks and dataset.has_masks)

@@ -44,6 +44,7 @@ class VOC:
     """
 
     name = "voc12"
+    has_masks = True  # whether anything can be measured
 
     def __init__(self, root, classes=VOC_CLASSES):
         self.root = Path(root)
@@ -134,12 +135,16 @@ class VOC:
 
     def fingerprint(self):
         """Hex digest of the class names, the lists, the annotations, and every other file's name and size."""
+        places = ("JPEGImages", "SegmentationClass", "SegmentationClassAug")
+        return self._digest(("ImageSets/Segmentation/*.txt", "Annotations/*.xml"), places)
+
+    def _digest(self, whole, sizes):
+        """Over the files that the patterns `whole` match, and over names and sizes in the folders `sizes`."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for path in sorted((self.folder / "ImageSets" / "Segmentation").glob("*.txt")):
-            digest.update(path.name.encode() + path.read_bytes())
-        for path in sorted((self.folder / "Annotations").glob("*.xml")):
-            digest.update(path.name.encode() + path.read_bytes())
-        for place in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
-            for path in sorted((self.folder / place).glob("*")):
+        for pattern in whole:
+            for path in sorted(self.folder.glob(pattern)):
+                digest.update(path.name.encode() + path.read_bytes())
+        for place in sizes:
+            for path in sorted((self.folder / place).rglob("*")):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]

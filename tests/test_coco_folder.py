@@ -1,0 +1,278 @@
+"""COCO14's layout and folders of one's own: what must work, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weaktr.__main__ import main
+from weaktr.data import open_dataset
+from weaktr.data.coco import NAMES, UNUSED, USED, from_contiguous, read_annotations, to_contiguous, write_masks
+from weaktr.data.images import read_label_png, write_label_png
+from weaktr.errors import DataError
+
+# ── COCO ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_there_are_eighty_classes_among_ninety_ids():
+    assert len(NAMES) == 90 and len(USED) == 80 and len(UNUSED) == 10 and not set(USED) & set(UNUSED)
+    assert (NAMES[0], NAMES[12], NAMES[89]) == ("person", "stop sign", "toothbrush")
+    assert len(set(NAMES)) == 90
+
+
+def test_the_id_map_is_its_own_inverse():
+    ids = np.array([[0, 255, *USED]], np.uint8)
+    contiguous = to_contiguous(ids)
+    assert contiguous[0, 2:].tolist() == list(range(1, 81)) and contiguous[0, :2].tolist() == [0, 255]
+    assert (from_contiguous(contiguous) == ids).all()
+    for unused in UNUSED:
+        with pytest.raises(ValueError, match=f"{unused} is no COCO id"):
+            to_contiguous(np.array([[unused]], np.uint8))
+    with pytest.raises(ValueError, match="81 is no contiguous"):
+        from_contiguous(np.array([[81]], np.uint8))
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Root with two images, their 91-id masks (a dog, 18; a toothbrush, 90, and a crowd) and a list."""
+    (tmp_path / "images").mkdir()
+    masks = tmp_path / "voc_format/class_labels"
+    masks.mkdir(parents=True)
+    for number, value in ((1, 18), (2, 90)):
+        image_id = f"COCO_train2014_{number:012d}"
+        Image.new("RGB", (40, 30), (number * 50, 90, 30)).save(tmp_path / "images" / f"{image_id}.jpg")
+        mask = np.zeros((30, 40), np.uint8)
+        mask[5:20, 5:25], mask[25:] = value, 255
+        write_label_png(masks / f"{image_id}.png", mask)
+    (tmp_path / "voc_format/train.txt").write_text("COCO_train2014_000000000001\nCOCO_train2014_000000000002\n")
+    return tmp_path
+
+
+def test_both_numberings(coco):
+    ninety, eighty = open_dataset("coco14", str(coco)), open_dataset("coco14_80", str(coco))
+    first, second = ninety.ids("train")
+    for data, values in ((ninety, (18, 90)), (eighty, (17, 80))):
+        for image_id, value, name in zip((first, second), values, ("dog", "toothbrush")):
+            assert set(np.unique(data.mask(image_id))) == {0, value, 255}
+            assert [data.classes[c] for c in np.flatnonzero(data.labels(image_id))] == [name]
+        data.check("train", masks=True)
+    assert (len(ninety.classes), len(eighty.classes)) == (90, 80) and ninety.fingerprint() != eighty.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["coco14", "coco14_80"])
+def test_masks_numbered_without_gaps_are_refused_with_the_remedy(coco, name):
+    path = coco / "voc_format/class_labels/COCO_train2014_000000000002.png"
+    write_label_png(path, np.where(read_label_png(path) == 90, 12, 0).astype(np.uint8))
+    with pytest.raises(DataError, match=r"000002\.png holds 12.*number the 80 classes without gaps; convert"):
+        open_dataset(name, str(coco)).check("train", masks=True)
+
+
+def test_images_may_lie_in_the_folders_of_their_split(coco):
+    folder = coco / "images/train2014"
+    folder.mkdir()
+    for path in (coco / "images").glob("*.jpg"):
+        path.rename(folder / path.name)
+    open_dataset("coco14", str(coco)).check("train", masks=True)
+
+
+def annotations(coco, things):
+    (coco / "annotations").mkdir()
+    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 30, "width": 40} for n in (1, 2)]
+    content = {"images": images, "annotations": things}
+    (coco / "annotations/instances_train2014.json").write_text(json.dumps(content))
+
+
+def square(left, top, side, category, image=1, crowd=0):
+    right, below = left + side, top + side
+    polygon = [left, top, right, top, right, below, left, below]
+    thing = {"image_id": image, "category_id": category, "iscrowd": crowd, "area": side**2, "segmentation": [polygon]}
+    if crowd:
+        inside = np.zeros((30, 40), np.uint8)
+        inside[top:below, left:right] = 1
+        runs, value, flat = [], 0, inside.flatten(order="F")
+        while len(flat):
+            length = int(np.argmax(flat != value)) if (flat != value).any() else len(flat)
+            runs.append(length)
+            flat, value = flat[length:], 1 - value
+        thing["segmentation"] = {"counts": runs, "size": [30, 40]}
+    return thing
+
+
+def test_masks_from_annotations(coco):
+    """Small objects stay visible on large ones, whatever their order; crowds are void, beneath everything."""
+    for path in (coco / "voc_format/class_labels").glob("*"):
+        path.unlink()
+    annotations(coco, [square(4, 4, 4, 18), square(2, 2, 16, 1), square(0, 0, 28, 62, crowd=1)])
+    assert write_masks(coco, "train") == 1
+    assert (coco / "voc_format/train.txt").read_text() == "COCO_train2014_000000000001\n", "only images with an object"
+    mask = read_label_png(coco / "voc_format/class_labels/COCO_train2014_000000000001.png")
+    assert (mask[5, 5], mask[12, 12], mask[25, 25], mask[29, 35]) == (18, 1, 255, 0)
+    assert abs((mask == 18).sum() - 16) <= 9 and mask.shape == (30, 40)
+
+
+def test_labels_come_from_the_annotations_where_there_are_some(coco):
+    annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+    data = open_dataset("coco14", str(coco))
+    found = [[data.classes[c] for c in np.flatnonzero(data.labels(i))] for i in data.ids("train")]
+    assert found == [["person"], ["car"]], "not the masks' classes"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}'])
+def test_broken_annotations_are_refused(tmp_path, content):
+    (tmp_path / "instances_train2014.json").write_text(content)
+    with pytest.raises(DataError, match=r"instances_train2014\.json cannot be read"):
+        read_annotations(tmp_path / "instances_train2014.json")
+
+
+def test_a_folder_that_is_no_coco(tmp_path):
+    with pytest.raises(DataError, match=r"images does not exist; give the folder that holds images/ and voc_format/"):
+        open_dataset("coco14", str(tmp_path))
+
+
+def test_real_photographs_of_coco_pass(shared):
+    for name, classes in (("coco14", 90), ("coco14_80", 80)):
+        data = open_dataset(name, str(shared / "data/coco_mini"))
+        for list_name, size in (("train", 40), ("val", 20)):
+            assert len(data.ids(list_name)) == size
+            data.check(list_name, masks=True)
+        assert len(data.classes) == classes
+
+
+# ── A folder of one's own ─────────────────────────────────────────────────────────────────────────────────────────
+TABLE = "image,labels,split\na b/Ünder.png,cat;dog,train\na b/two.jpg,dog,train\nthree.png,,val\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a b").mkdir()
+    for n, name in enumerate(("a b/Ünder.png", "a b/two.jpg", "three.png")):
+        Image.new("RGB", (30 + n, 20), (200, 20 * n, 30)).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text(TABLE)
+    return tmp_path
+
+
+def opened(folder, text=None):
+    if text is not None:
+        (folder / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return open_dataset("folder", str(folder))
+
+
+def test_a_folder_is_read(folder):
+    data = opened(folder)
+    assert data.classes == ("cat", "dog") and data.num_classes == 3 and not data.has_masks
+    assert data.ids("train") == ["a b__Ünder", "a b__two"]
+    assert data.ids("val") == ["three"] and len(data.ids("all")) == 3
+    assert [data.labels(i).tolist() for i in data.ids("all")] == [[1, 1], [0, 1], [0, 0]]
+    assert data.image("a b__two").shape == (20, 31, 3) and (data.mask("three") == 255).all()
+    data.check("all")
+
+
+def test_without_a_split_every_list_is_everything(folder):
+    data = opened(folder, "labels,image\ncat,three.png\ndog,a b/two.jpg\n")
+    assert data.ids("train") == data.ids("val") == ["three", "a b__two"]
+    assert data.ids("train:1") == ["three"]
+
+
+@pytest.mark.parametrize(
+    "text", [TABLE.replace("\n", "\r\n"), "\ufeff" + TABLE, TABLE.replace("cat;dog", '"cat ; dog"')]
+)
+def test_tables_are_read_however_they_were_saved(folder, text):
+    assert opened(folder, text).labels("a b__Ünder").tolist() == [1, 1]
+
+
+def test_one_class_and_given_classes(folder):
+    assert opened(folder, "image,labels\nthree.png,cat\n").classes == ("cat",)
+    (folder / "classes.txt").write_text("dog\nbird\ncat\n")
+    assert opened(folder, TABLE).classes == ("dog", "bird", "cat")
+
+
+def test_masks_of_a_folder(folder):
+    (folder / "masks/a b").mkdir(parents=True)
+    write_label_png(folder / "masks/a b/two.png", np.full((20, 31), 2, np.uint8))
+    data = opened(folder)
+    assert data.has_masks and (data.mask("a b__two") == 2).all()
+    write_label_png(folder / "masks/a b/two.png", np.full((20, 30), 2, np.uint8))
+    with pytest.raises(DataError, match=r"two\.png is 30×20 pixels, its image 31×20"):
+        opened(folder).check("train")
+
+
+BAD = {
+    "no header": ("three.png,cat\n", r"its first line is 'three\.png,cat'; write image,labels"),
+    "empty": ("", r"its first line is ''"),
+    "unknown column": ("image,labels,quality\nthree.png,cat,5\n", r"column 'quality' is unknown; there are image"),
+    "no row": ("image,labels\n\n", r"labels\.csv names no image"),
+    "no label": ("image,labels\nthree.png,\n", r"labels\.csv names no class"),
+    "comma in a name": ("image,labels\na,b.png,cat\n", r"line 2: 3 cells, the header has 2; quote commas"),
+    "parent folder": ("image,labels\n../x.png,cat\n", r"line 2: image '\.\./x\.png' is no path below"),
+    "absolute path": ("image,labels\n/etc/x.png,cat\n", r"line 2: image '/etc/x\.png' is no path"),
+    "empty path": ("image,labels\n,cat\n", r"line 2: image '' is no path"),
+    "twice": ("image,labels\nthree.png,cat\nthree.png,dog\n", r"line 3: 'three\.png' is there twice"),
+    "only the ending differs": ("image,labels\nthree.png,cat\nthree.jpg,dog\n", r"twice, or differs by its ending"),
+    "latin-1": ("image,labels\nthree.png,été\n".encode("latin-1"), r"is no UTF-8 CSV file"),
+    "no such split": (TABLE.replace("train", "trian"), r"no image of split 'train'; there are trian, val and all"),
+    "missing image": ("image,labels\nfour.png,cat\n", r"four\.png does not exist"),
+    "zero bytes": ("image,labels\nempty.png,cat\n", r"empty\.png cannot be read"),
+    "long list, last image bad": (TABLE + "empty.png,cat,train\n", r"empty\.png cannot be read"),
+    "too many asked for": (TABLE, r"'9' is no number from 1 to 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_folders_are_refused(folder, case):
+    text, message = BAD[case]
+    (folder / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        opened(folder, text).check("train:9" if case == "too many asked for" else "train")
+
+
+def test_a_typo_in_a_class_is_told(folder):
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=r"line 3: class 'dgo' is not in classes\.txt, did you mean 'dog'\?"):
+        opened(folder, TABLE.replace("two.jpg,dog", "two.jpg,dgo"))
+    with pytest.raises(DataError, match=r"class 'zebra' is not in classes\.txt; it has cat, dog"):
+        opened(folder, TABLE.replace("two.jpg,dog", "two.jpg,zebra"))
+
+
+def test_a_folder_without_labels(tmp_path):
+    with pytest.raises(DataError, match=r"labels\.csv does not exist; write the header"):
+        open_dataset("folder", str(tmp_path))
+
+
+# ── The report ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_report_names_what_is_wrong(folder, capsys):
+    Image.open(folder / "three.png").save(folder / "copy.png")
+    (folder / "broken.png").write_bytes(b"x")
+    (folder / "masks").mkdir()
+    write_label_png(folder / "masks/copy.png", np.full((20, 32), 2, np.uint8))
+    (folder / "labels.csv").write_text(TABLE + "copy.png,cat,val\nbroken.png,cat,val\n")
+    assert main(["data", "check", str(folder), "--dataset", "folder", "--lists", "train", "val"]) == 1
+    out = capsys.readouterr().out
+    for text in (
+        "2 classes; lists train (2), val (3)",
+        "sizes: 30×20 to 32×20 pixels",
+        "1 images without a label:\n  three",
+        "1 copies of one image:\n  copy, three",
+        "broken.png cannot be read",
+        "copy: dog",
+        "3 images without a mask",
+    ):
+        assert text in out, text
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("cat", "dog"))}
+    assert rows == {"cat": ["1", "1", "dog", "(1)"], "dog": ["2", "0", "cat", "(1)"]}
+
+
+def test_report_of_good_data(tiny_voc, tmp_path, capsys):
+    (tmp_path / "x.png").parent.mkdir(exist_ok=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    (tmp_path / "labels.csv").write_text("image,labels\nx.png,cat\n")
+    (tmp_path / "masks").mkdir()
+    write_label_png(tmp_path / "masks/x.png", np.ones((20, 20), np.uint8))
+    assert main(["data", "check", str(tmp_path), "--dataset", "folder", "--lists", "all"]) == 0
+    assert "no fault found" in capsys.readouterr().out
+
+
+def test_masks_command(coco, capsys):
+    annotations(coco, [square(4, 4, 4, 18)])
+    assert main(["data", "coco-masks", str(coco), "--split", "train"]) == 0
+    assert "1 images" in capsys.readouterr().out

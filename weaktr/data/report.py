@@ -1,0 +1,73 @@
+"""What `python -m weaktr data check` prints: is this data what one thinks it is?"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from .images import read_image
+
+SHOWN = 10  # faults of a kind that are named
+
+
+def check(dataset, lists):
+    """Read every file of the lists → report as text, number of faults.
+
+    Counts per class and list, image sizes, which classes share images, and by name: unreadable files, masks that do
+    not fit, images without labels, images without masks, and copies of the same image.
+    """
+    counts, sizes, faults, copies = {}, [], {}, {}
+    together = np.zeros((len(dataset.classes),) * 2, int)
+    for name in lists:
+        counts[name] = np.zeros(len(dataset.classes), int)
+        for image_id in dataset.ids(name):
+            try:
+                path = dataset.image_path(image_id)
+                image, labels = read_image(path), dataset.labels(image_id) > 0
+                if dataset.mask_path(image_id).is_file():
+                    mask = dataset.mask(image_id)
+                    if mask.shape != image.shape[:2]:
+                        raise DataError(f"mask {dataset.mask_path(image_id)} has another size than its image")
+                    named = np.flatnonzero(labels) + 1
+                    drawn = set(np.unique(mask).tolist()) - {0, 255}
+                    if strange := drawn - set(named.tolist()):
+                        what = ", ".join(dataset.classes[c - 1] for c in sorted(strange))
+                        faults.setdefault("classes in the mask that the label lacks", []).append(f"{image_id}: {what}")
+                else:
+                    faults.setdefault("images without a mask", []).append(image_id)
+            except DataError as error:
+                faults.setdefault("files that cannot be used", []).append(str(error))
+                continue
+            counts[name] += labels
+            together += np.outer(labels, labels)
+            sizes.append(image.shape[:2])
+            if not labels.any():
+                faults.setdefault("images without a label", []).append(image_id)
+            copies.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), set()).add(image_id)
+    for same in copies.values():
+        if len(same) > 1:
+            faults.setdefault("copies of one image", []).append(", ".join(sorted(same)))
+    return _text(dataset, counts, sizes, together, faults), sum(map(len, faults.values()))
+
+
+def _text(dataset, counts, sizes, together, faults):
+    lists = ", ".join(f"{name} ({len(dataset.ids(name))})" for name in counts)
+    lines = [f"{dataset.name}: {len(dataset.classes)} classes; lists {lists}", ""]
+    table = pd.DataFrame(counts, index=dataset.classes).rename_axis("images with")
+    pairs = together - np.diag(np.diag(together))
+    table["most often with"] = [f"{dataset.classes[row.argmax()]} ({row.max()})" if row.any() else "–" for row in pairs]
+    lines.append(table[(table[list(counts)] > 0).any(axis=1)].to_string())
+    if missing := [name for name in dataset.classes if not table.loc[name, list(counts)].any()]:
+        lines.append(f"no image shows {', '.join(missing)}")
+    if sizes:
+        height, width = np.median(sizes, axis=0).astype(int)
+        low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
+        lines += ["", f"sizes: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels, median {width}×{height}"]
+    for kind, found in faults.items():
+        lines += ["", f"{len(found)} {kind}:", *(f"  {what}" for what in found[:SHOWN])]
+        if len(found) > SHOWN:
+            lines.append(f"  … and {len(found) - SHOWN} more")
+    if not faults:
+        lines += ["", "no fault found"]
+    return "\n".join(lines)
