@@ -5,7 +5,7 @@ STRIP = .venv/bin/nbstripout --extra-keys "metadata.papermill cell.metadata.pape
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab reference lint format clean
+.PHONY: help setup demo test lab reference figures lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +30,13 @@ lab: setup ## open the notebooks in JupyterLab
 
 reference: setup ## make papermill_runs/reference and figures again (what the README shows)
 	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference
+	$(MAKE) figures
+
+# Sweeps that have no finished run here are drawn from the committed results in papermill_runs/reference/06_ablations.
+figures: setup ## draw the figures and tables of the sweeps, and collect all figures of the reference run in figures/
+	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --stages 06 --force
 	mkdir -p figures
-	cd papermill_runs/reference && for path in */figures/*.p* */*.csv; do \
+	cd papermill_runs/reference && for path in */figures/*.p* */*.csv */*.tex */*.md; do \
 	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
 
 lint: setup ## check style, and that notebooks carry no outputs

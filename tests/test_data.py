@@ -75,6 +75,15 @@ def test_order_of_a_list_is_kept(voc_copy):
     assert VOC(voc_copy, CLASSES).ids("train") == ["scene_000003", "scene_000001", "scene_000002"]
 
 
+def test_part_of_a_list_is_spread_evenly(tiny_voc):
+    dataset = VOC(tiny_voc, CLASSES)
+    ids = dataset.ids("train")
+    assert dataset.ids("train:4") == ids[::2] and dataset.ids("train:8") == ids and dataset.ids("train:1") == ids[:1]
+    for count in ("0", "9", "half", ""):
+        with pytest.raises(DataError, match=rf"list train:{count}: '{count}' is no number from 1 to 8"):
+            dataset.ids(f"train:{count}")
+
+
 # ---------------------------------------------------------------- what is refused
 
 BAD = {

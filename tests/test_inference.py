@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from weaktr.inference import generate_cams, predict_probabilities, segment
+from weaktr.inference import generate_cams, head_correlation, predict_probabilities, segment
+from weaktr.models import create_cam_model
 from weaktr.models.checkpoints import import_released_cam, import_released_segmenter
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=25)
@@ -206,3 +207,19 @@ def test_labels_of_another_length_than_the_classes_are_refused(count):
     model = import_released_cam(naive.random_cam_checkpoint(classes=3), num_heads=3)
     with pytest.raises(ValueError, match=rf"{count}.*3|3.*{count}"):
         generate_cams(model, random_image(24, 24), np.ones(count), [1.0])
+
+
+def test_head_correlation_against_numpy():
+    torch.manual_seed(0)
+    backbone = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+    model = create_cam_model(backbone, 3, pretrained=False, image_size=32, reduction=2).eval()
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 32, 40))
+    found = head_correlation(output, np.array([1, 0, 1]))
+    expected = []
+    for c in (0, 2):
+        maps = [layer[0, head, c, -20:].numpy() for layer in output.attentions for head in range(layer.shape[1])]
+        expected.append(np.corrcoef(maps))
+    assert np.allclose(found, np.mean(expected, 0), atol=1e-5) and found.shape == (len(maps), len(maps))
+    with pytest.raises(ValueError, match="shows no class"):
+        head_correlation(output, np.zeros(3))

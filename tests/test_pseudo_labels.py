@@ -15,6 +15,7 @@ from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
 from weaktr.pseudo_labels import (
     choose_threshold,
     load_cams,
+    noisy_truth,
     parallel,
     refine_file,
     refine_seed,
@@ -228,3 +229,23 @@ def test_of_scores_that_agree_alike_the_lowest_is_chosen():
     assert choose_threshold(agreement) == 0.2
     assert choose_threshold(agreement, margin=0.5) == 0.3
     assert choose_threshold(agreement, margin=20) == 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_flipped_regions_are_about_the_share_asked_for(tiny_dataset, share):
+    ids = tiny_dataset.ids("train")
+    changed = []
+    for image_id in ids:
+        mask = tiny_dataset.mask(image_id)
+        noisy = noisy_truth(image_id, dataset=tiny_dataset, share=share, seed=3)
+        assert ((noisy == 255) == (mask == 255)).all(), "void stays void, and nothing else becomes void"
+        assert set(np.unique(noisy)) <= set(np.unique(mask)) | {0}, "only labels of the image"
+        changed.append((noisy != mask)[mask != 255].mean())
+        assert (noisy == noisy_truth(image_id, dataset=tiny_dataset, share=share, seed=3)).all()
+    if share == 0:
+        assert max(changed) == 0
+    else:
+        assert 0.4 * share < np.mean(changed) <= 1.3 * share
+    if share == 0.3:
+        other = noisy_truth(ids[0], dataset=tiny_dataset, share=share, seed=4)
+        assert (other != noisy_truth(ids[0], dataset=tiny_dataset, share=share, seed=3)).any()

@@ -143,6 +143,16 @@ def test_a_run_of_another_version_is_refused(place):
         go(place)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_shipped_sweeps_are_valid(path):
+    found = sweeps.read_sweep(path)
+    assert len(found.seeds) >= 3 and found.question.strip() and found.title
+    twin = "voc12" if path.parent.name == "demo" else "demo"
+    assert (path.parents[1] / twin / path.name).is_file(), "each sweep has a demo version and one for VOC12"
+    if len(found.overrides) == 1:
+        assert len(found.measures) > 1, "a sweep compares something"
+
+
 # ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
     planned = sweeps.plan([read(place)], notebooks=place / "notebooks")

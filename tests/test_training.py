@@ -1,5 +1,6 @@
 """Both training loops on a network of two blocks: they learn, repeat bit by bit, and survive being killed."""
 
+import copy
 import math
 
 import numpy as np
@@ -147,6 +148,46 @@ def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
 def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
     with pytest.raises(ParameterError, match="list train has 8 images, fewer than batch size 9"):
         learn_cams(tiny_dataset, tmp_path, batch_size=9)
+
+
+@pytest.mark.parametrize("rule, column", [("map", "map_val"), ("oracle_miou", "oracle_miou")])
+def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, column):
+    """By the mAP of image labels, or, an oracle, by CAMs against masks; here the second of three epochs is best."""
+    scores = iter([10.0, 30.0, 20.0])
+    if rule == "map":
+        monkeypatch.setattr(cam_loop, "average_precision", lambda *_: np.array([next(scores) / 100]))
+    else:
+        monkeypatch.setattr(cam_loop, "oracle_miou", lambda *_: next(scores))
+    seen = []
+    keep = cam_loop.keep
+    monkeypatch.setattr(
+        cam_loop, "keep", lambda folder, model, *rest: (seen.append(copy.deepcopy(model)), keep(folder, model, *rest))
+    )
+    model, history = learn_cams(tiny_dataset, tmp_path, checkpoint=rule, oracle_list="train")
+    assert history[column].tolist() == pytest.approx([10.0, 30.0, 20.0])
+    assert same_weights(model, seen[1]) and not same_weights(model, seen[2])
+    again, _ = learn_cams(tiny_dataset, tmp_path, checkpoint=rule, oracle_list="train")
+    assert same_weights(again, seen[1]), "a finished training comes back with the chosen epoch"
+
+
+def test_oracle_miou_is_the_best_of_the_threshold_curve(trained_cams, tiny_dataset):
+    from weaktr.inference import generate_cams
+    from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
+
+    model, *_ = trained_cams
+    found = cam_loop.oracle_miou(model, tiny_dataset, "val")
+    ids = tiny_dataset.ids("val")
+    cams = {i: generate_cams(model, tiny_dataset.image(i), tiny_dataset.labels(i), (1.0,)) for i in ids}
+    scores = []
+    for t in np.linspace(0, 1, 101):
+        seeds = {i: seed_mask(cams[i], t, tiny_dataset.mask(i).shape) for i in ids}
+        scores.append(mean_iou(sum(confusion_matrix(seeds[i], tiny_dataset.mask(i), 9) for i in ids)))
+    assert found == pytest.approx(max(scores))
+
+
+def test_an_unknown_checkpoint_rule_is_refused(tiny_dataset, tmp_path):
+    with pytest.raises(ParameterError, match="checkpoint 'best' is unknown; one of last, map, oracle_miou"):
+        learn_cams(tiny_dataset, tmp_path, checkpoint="best")
 
 
 def test_no_mask_is_read_by_step_one(tiny_dataset, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import pandas as pd
 from .crf import refine_to_mask
 from .data.images import write_label_png
 from .files import atomic
-from .inference import segment
-from .metrics import confusion_matrix, iou_of_counts, mean_iou, pixel_counts
+from .inference import generate_variants, segment
+from .metrics import confusion_matrix, iou_of_counts, mean_iou, pixel_counts, seed_mask, threshold_curve
 
 
 @dataclass
@@ -90,3 +90,26 @@ def object_table(dataset, score):
             size = 100 * truth[c] / truth.sum()
             rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": ious[c]})
     return pd.DataFrame(rows)
+
+
+def compare_compositions(model, dataset, ids, scales, compositions, thresholds):
+    """CAM compositions {name: (kind, refined)} of the same network, each at every background score.
+
+    → DataFrame of seed mIoU (%) by threshold with a column per composition, {name: ListScore at its best threshold}.
+    Both look at masks: the best is an oracle, the same for all. The maps of all ids are held in memory as float16.
+    """
+    made = {name: [] for name in compositions}
+    for image_id in ids:
+        image, present = dataset.image(image_id), dataset.labels(image_id)
+        maps = generate_variants(model, image, present, scales, list(compositions.values()))
+        for name, variant in zip(compositions, maps, strict=True):
+            made[name].append({c: cam.astype(np.float16) for c, cam in variant.items()})
+    curves, scores = {}, {}
+    for name, variants in made.items():
+        curve = threshold_curve(zip(variants, map(dataset.mask, ids)), len(dataset.classes) + 1, thresholds)
+        curves[name] = curve.set_index("threshold")["miou"]
+        best, cams = curves[name].idxmax(), dict(zip(ids, variants))
+        scores[name] = score_list(
+            dataset, ids, lambda i, cams=cams, best=best: seed_mask(cams[i], best, dataset.mask(i).shape)
+        )
+    return pd.DataFrame(curves), scores

@@ -60,6 +60,19 @@ def generate_variants(model, image, labels, scales, variants):
     return [{int(c): cam for c, cam in zip(present, cams, strict=True)} for cams in scaled]
 
 
+def head_correlation(output, labels):
+    """How alike the heads of all blocks look at one image: correlation of their class attention over the patches.
+
+    output: CamOutput of one image; labels (C,) 0/1. → (L·H, L·H), mean over the present classes, heads of a block side
+    by side. Raises ValueError for an image without a class.
+    """
+    present, patches = np.flatnonzero(labels), output.coarse_cam.shape[2] * output.coarse_cam.shape[3]
+    if not len(present):
+        raise ValueError("the image shows no class, so no class token has anything to look at")
+    maps = [torch.cat([a[0, :, c, -patches:] for a in output.attentions]).float() for c in present]
+    return torch.stack([torch.corrcoef(heads) for heads in maps]).mean(0).cpu().numpy()
+
+
 # ── Step 2 ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def window_starts(length, window, stride):
     """Left edges of windows along a side: every `stride` pixels, the last one flush with the border."""

@@ -355,7 +355,7 @@ def size_against_iou(table):
     groups = list(table.groupby("class", sort=True))
     for i, (name, rows) in enumerate(groups):
         look = {"color": OKABE_ITO[i], "marker": MARKERS[i], "label": name} if len(groups) <= 8 else {"color": SKY}
-        ax.scatter(rows["size"], rows["iou"], s=12, alpha=0.55, linewidth=0, **look)
+        ax.scatter(rows["size"], rows["iou"], s=18, alpha=0.8, linewidth=0.3, edgecolor="white", **look)
     edges = np.unique(np.quantile(table["size"], np.linspace(0, 1, 7)))
     bins = table.groupby(np.clip(np.searchsorted(edges, table["size"], "right"), 1, max(1, len(edges) - 1)))
     ax.plot(bins["size"].median(), bins["iou"].mean(), color="white", linewidth=4)

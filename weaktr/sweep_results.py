@@ -92,13 +92,13 @@ def write_results(sweep, notebooks=NOTEBOOKS):
 def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
     """results.csv and summary.csv of a sweep, made anew from its runs → both DataFrames and where they come from.
 
-    Where no run is finished they are read from the folder `otherwise`, which holds <sweep>_results.csv and
-    <sweep>_summary.csv of an earlier time; empty DataFrames where that has none.
+    Where no run is finished they are read from the folder `otherwise`, such as figures/, which holds
+    06_<sweep>_results.csv and 06_<sweep>_summary.csv of an earlier time; empty DataFrames where it does not.
     """
     table, found = write_results(sweep, notebooks) if sweep.folder.is_dir() else (pd.DataFrame(), pd.DataFrame())
     if len(table):
         return table, found, f"{len(table[['variant', 'seed']].drop_duplicates())} finished runs"
-    paths = [Path(otherwise) / f"{sweep.name}_{name}.csv" for name in ("results", "summary")] if otherwise else []
+    paths = [Path(otherwise) / f"06_{sweep.name}_{name}.csv" for name in ("results", "summary")] if otherwise else []
     if paths and all(path.is_file() for path in paths):
         return *map(pd.read_csv, paths), "the committed reference"
     return table, found, "no finished run"

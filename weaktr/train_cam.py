@@ -146,7 +146,6 @@ def train_cam(
         keep(folder, model, optimizer, history)
     if checkpoint != "last":
         model.load_state_dict(load_file(best))
-        best.unlink()
     model.eval()
     return pd.DataFrame(history)
 

@@ -135,3 +135,20 @@ def clipping_quality(clipped, labels, truth):
         "precision": share(clipped & wrong, clipped & known),
         "recall": share(clipped & wrong, wrong),
     }
+
+
+def watched_rows(folder, images, labels, truth, mean, std):
+    """What `watch_clipping` wrote, as `plots.clipped_pixels` draws it: {iteration: [dict per view]}.
+
+    images (n,3,h,w) normalised by mean and std, labels and truth (n,h,w): the watched views.
+    """
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    seen = ((images * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
+    labels, truth = labels.numpy().astype(np.uint8), truth.numpy().astype(np.uint8)
+    rows = {}
+    for path in sorted((folder / "clipping").glob("[0-9]*.npz")):
+        with np.load(path) as arrays:
+            views = zip(seen, labels, truth, arrays["loss"].astype(np.float32), arrays["clipped"], strict=True)
+            names = ("image", "label", "truth", "loss", "clipped")
+            rows[int(path.stem)] = [dict(zip(names, view, strict=True)) for view in views]
+    return rows
