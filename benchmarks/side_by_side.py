@@ -1,0 +1,42 @@
+"""Times several ways of doing the same thing in turns, so that a noisy machine disturbs all of them alike."""
+
+import gc
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(ways, *, rounds=5, name, unit="s"):
+    """Run every way once to warm up, then `rounds` times in turns; print and write a table.
+
+    ways: {name: function of no arguments}; the first is what the others are held against. → DataFrame way, median,
+    spread (half the distance between the quartiles), ratio to the first.
+    """
+    for way in ways.values():
+        way()
+    seconds = {label: [] for label in ways}
+    for _ in range(rounds):
+        for label, way in ways.items():
+            gc.collect()
+            start = time.perf_counter()
+            way()
+            seconds[label].append(time.perf_counter() - start)
+    table = pd.DataFrame(seconds)
+    first = next(iter(ways))
+    found = pd.DataFrame(
+        {
+            "way": list(ways),
+            f"median ({unit})": table.median().to_numpy(),
+            f"spread ({unit})": ((table.quantile(0.75) - table.quantile(0.25)) / 2).to_numpy(),
+            f"ratio to {first}": (table.div(table[first], axis=0)).median().to_numpy(),
+            "rounds": rounds,
+        }
+    )
+    RESULTS.mkdir(exist_ok=True)
+    found.to_csv(RESULTS / f"{name}.csv", index=False)
+    print(f"{name} · {psutil.cpu_count()} cores\n{found.round(3).to_string(index=False)}\n", flush=True)
+    return found
