@@ -5,7 +5,7 @@ STRIP = .venv/bin/nbstripout --extra-keys "metadata.papermill cell.metadata.pape
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab reference figures lint format clean
+.PHONY: help setup demo test lab reference figures bench lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ figures: setup ## draw the figures and tables of the sweeps, and collect all fig
 	mkdir -p figures
 	cd papermill_runs/reference && for path in */figures/*.p* */*.csv */*.tex */*.md; do \
 	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
+
+bench: setup ## measure speed side by side with the plain limit and the released way
+	for file in cam_step threshold_curve; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style, and that notebooks carry no outputs
 	.venv/bin/ruff check .
