@@ -1,4 +1,4 @@
-"""The five notebooks, executed by the runner: on the embedded data set and on real photographs."""
+"""The notebooks, executed by the runner on the embedded data set."""
 
 import json
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from weaktr import predict, presets, runs
 from weaktr.data import open_dataset
+from weaktr.parameters import catalogue
 
 pytestmark = pytest.mark.timeout(600)  # five notebooks in a row; the other tests take seconds
 STAGES = ["01_cam_training", "02_cam_generation", "03_pseudo_labels", "04_online_retraining", "05_evaluation"]
@@ -84,42 +85,20 @@ def test_predict_on_a_photograph_of_ones_own(smoke, tmp_path):
     assert mask.max() < len(names)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dataset, sizes", [("voc12", (28, 15)), ("coco14", (4, 4))])
-def test_real_photographs_go_end_to_end(shared, tmp_path, dataset, sizes):
-    """VOC12's layout with 20 classes, COCO14's with 90 and its 91-id masks."""
-    root = shared / "data" / {"voc12": "voc_mini", "coco14": "coco_mini"}[dataset]
-    given = presets.get("voc_mini").parameters | {"dataset": dataset, "data_root": str(root)}
-    if dataset == "coco14":
-        given |= {"crf_settings": "coco", "train_list": "train:16", "eval_list": "train:4", "val_list": "val:4"}
-    runs.run(given, tmp_path / "run", preset="voc_mini")
-    records = metrics(tmp_path / "run")
-    assert {record["list_size"] for record in records} >= set(sizes)
-    masks = list((tmp_path / "run/05_evaluation/predictions/multi").glob("*.png"))
-    assert len(masks) == sizes[1]
-    with Image.open(masks[0]) as mask:
-        assert mask.mode == "P"
-        assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+def test_ablations_read_committed_results_where_no_sweep_was_run(smoke):
+    runs.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
+    folder = smoke / "06_ablations"
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published", "sweep_composition", "sweep_crf"}
+    for name in ("composition_table", "crf_table", "published"):
+        assert (folder / f"{name}.tex").read_text().startswith(r"\begin{table}")
+        assert "| --" in (folder / f"{name}.md").read_text()
+    results = pd.read_csv(folder / "crf_results.csv")
+    assert set(results["seed"]) == {504, 505, 506} and results["key"].str.fullmatch("[0-9a-f]{64}").all()
+    records = json.loads((folder / "metrics.json").read_text())
+    assert len(records) == 8 and all(record["value"] > 30 for record in records)
+    text = (folder / "notebook.ipynb").read_text()
+    assert "fused CAM is better than coarse CAM" in text and "From the committed reference" in text
 
 
-@pytest.mark.slow
-def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path):
-    """Photographs and a labels.csv are enough: everything is made, nothing is measured but the image labels."""
-    root = tmp_path / "my photos"
-    rows = ["image,labels,split"]
-    for name in ("train", "val"):
-        for image_id in tiny_dataset.ids(name):
-            path = root / f"été {name}" / f"{image_id[-3:]} a.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(tiny_dataset.image(image_id)).save(path)
-            present = ";".join(np.array(tiny_dataset.classes)[tiny_dataset.labels(image_id) > 0])
-            rows.append(f"{path.relative_to(root)},{present},{name}")
-    (root / "labels.csv").write_text("\n".join(rows))
-    given = {"dataset": "folder", "data_root": str(root), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
-    given |= {"cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0]}
-    runs.run(given, tmp_path / "run")
-    assert [record["metric"] for record in metrics(tmp_path / "run")] == ["mAP (image labels)", "clipped pixels (%)"]
-    for place, count in (("03_pseudo_labels/labels", 8), ("05_evaluation/predictions/multi", 4)):
-        assert len(list((tmp_path / "run" / place).glob("*.png"))) == count
-    mask, names = predict(tmp_path / "run", next(root.rglob("*.png")))
-    assert mask.shape[0] > 90 and len(names) > 2
+def test_the_pipeline_does_not_run_the_ablations(smoke):
+    assert "06_ablations" not in runs.select(None, catalogue()) and len(runs.select(None, catalogue())) == 5

@@ -260,6 +260,12 @@ def test_submitit_runs_the_same_sweep(place):
     assert any((place / "jobs/slurm").iterdir()), "submitit's own logs"
 
 
+def test_without_slurm_the_remedy_is_said(place, monkeypatch):
+    monkeypatch.setenv("PATH", str(place))
+    with pytest.raises(UserError, match="start the sweep where sbatch is, or with --executor local"):
+        sweeps.slurm_pool(place)
+
+
 def test_threads_are_divided(place, monkeypatch):
     write_notebook(
         place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",

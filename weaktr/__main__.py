@@ -1,6 +1,7 @@
 """The command line: python -m weaktr run, sweep, compare, report, import, data, presets, parameters."""
 
 import argparse
+import signal
 import sys
 import traceback
 
@@ -188,4 +189,6 @@ def _table(rows):
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also behind nohup and &, and when a cluster ends the job
+        signal.signal(ending, signal.default_int_handler)
     sys.exit(main())

@@ -316,10 +316,16 @@ def local_pool(jobs):
 
 
 def slurm_pool(folder, *, cluster="slurm", partition="", gpus=1, cpus=8, minutes=1440):
-    """submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests."""
+    """submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests.
+
+    Raises UserError where there is no Slurm.
+    """
     import submitit
 
-    executor = submitit.AutoExecutor(folder=resolve(folder) / "slurm", cluster=cluster)
+    try:
+        executor = submitit.AutoExecutor(folder=resolve(folder) / "slurm", cluster=cluster)
+    except RuntimeError as error:
+        raise UserError(f"{error}; start the sweep where sbatch is, or with --executor local") from error
     executor.update_parameters(timeout_min=minutes, cpus_per_task=cpus, gpus_per_node=gpus, name="weaktr")
     if partition:
         executor.update_parameters(slurm_partition=partition)
