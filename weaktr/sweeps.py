@@ -154,7 +154,8 @@ def read_sweep(source, name="", *, root=SWEEPS, notebooks=NOTEBOOKS):
 
 
 def _text(value):
-    return "_".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is True else str(value)
+    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace(":", "-").replace("/", "-")  # it becomes part of a folder's name
 
 
 # ── The plan ──────────────────────────────────────────────────────────────────────────────────────────────────────
