@@ -122,7 +122,8 @@ def test_committed_published_numbers_are_the_shared_ones(shared):
 
 def test_sweep_figure_hollows_what_could_be_chance():
     found = pd.DataFrame(
-        {"variant": ["a", "b", "c"], "measure": "mask", "runs": 3, "mean": [60.0, 61.0, 70.0], "std": 1.0,
+        {"variant": ["a", "b", "c"], "measure": "mask", "runs": 3, "oracle": False, "std": 1.0,
+         "mean": [60.0, 61.0, 70.0],
          "low": [58.0, 59.0, 68.0], "high": [62.0, 63.0, 72.0], "baseline": [None, "a", "a"],
          "difference": [np.nan, 1.0, 10.0], "difference_low": [np.nan, -1.0, 8.0],
          "difference_high": [np.nan, 3.0, 12.0]}

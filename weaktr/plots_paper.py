@@ -54,7 +54,8 @@ def sweep(found, table, title, width=WIDTH):
     seeds = f"{rows['runs'].min()} seed{'s' if rows['runs'].min() > 1 else ''}"
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
-    ax.set(title=title, xlabel=f"{what} · {lists} · {seeds}")
+    oracle = " · oracle" if rows["oracle"].any() else ""
+    ax.set(title=title, xlabel=f"{what} · {lists} · {seeds}{oracle}")
     marks = [
         Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
         Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="no difference told"),

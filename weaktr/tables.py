@@ -64,7 +64,8 @@ def summary_table(found):
                 "its interval": pair(row.difference_low, row.difference_high, "+"),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.drop(columns="variant") if table["variant"].nunique() == 1 else table
 
 
 def published_results(run_folders=()):
