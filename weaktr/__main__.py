@@ -73,6 +73,10 @@ def _parser():
     check.add_argument("root", metavar="ROOT")
     check.add_argument("--dataset", default="folder", help="folder (default), voc12, coco14 or coco14_80")
     check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
+    fetch = data.add_parser("fetch", help="download VOC12 and SBD, and join them to train_aug")
+    fetch.set_defaults(command=_data_fetch)
+    fetch.add_argument("name", choices=("voc12",))
+    fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
     masks = data.add_parser("coco-masks", help="91-id masks and lists of COCO14 from annotations/instances_*.json")
     masks.set_defaults(command=_data_coco_masks)
     masks.add_argument("root", metavar="ROOT")
@@ -158,6 +162,12 @@ def _data_check(options):
     print(text)
     if faults:
         raise RunError(f"{faults} things to look at in {options.root}")
+
+
+def _data_fetch(options):
+    from .data.fetch import fetch_voc12
+
+    print(", ".join(f"{name} {size}" for name, size in fetch_voc12(runs.resolve(options.root)).items()))
 
 
 def _data_coco_masks(options):
