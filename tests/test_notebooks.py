@@ -88,7 +88,8 @@ def test_predict_on_a_photograph_of_ones_own(smoke, tmp_path):
 def test_ablations_read_committed_results_where_no_sweep_was_run(smoke):
     runs.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
     folder = smoke / "06_ablations"
-    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published", "sweep_composition", "sweep_crf"}
+    figures = {f"sweep_{name}{width}" for name in ("composition", "crf") for width in ("", "_one_column")}
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published", *figures}
     for name in ("composition_table", "crf_table", "published"):
         assert (folder / f"{name}.tex").read_text().startswith(r"\begin{table}")
         assert "| --" in (folder / f"{name}.md").read_text()

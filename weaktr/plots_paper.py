@@ -30,7 +30,7 @@ def sweep(found, table, title, width=WIDTH):
     name = "measure" if by_measure else "variant"
     rows = found if by_measure else found[found["measure"] == found["measure"].iloc[0]]
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
-    figure = Figure(figsize=(width, 0.27 * len(rows) + 1.15))
+    figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width >= 5 else 1.7)))
     ax = figure.subplots()
     base = rows[rows["baseline"].isna()]
     for y, row in enumerate(rows.itertuples()):
@@ -55,13 +55,14 @@ def sweep(found, table, title, width=WIDTH):
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
     oracle = " · oracle" if rows["oracle"].any() else ""
-    ax.set(title=title, xlabel=f"{what} · {lists} · {seeds}{oracle}")
+    narrow = width < 5
+    ax.set(title=title, xlabel=what + ("\n" if narrow else " · ") + f"{lists} · {seeds}{oracle}")
     marks = [
         Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
         Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="no difference told"),
         Line2D([], [], color=SKY, marker=".", linestyle="", label="one seed"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=3)
+    figure.legend(handles=marks, loc="outside lower center", ncols=1 if narrow else 3)
     return figure
 
 

@@ -164,8 +164,8 @@ class Stage:
             raise UserError(f"{folder}: {self.name} needs the finished stage {name}; run notebook {name} first")
         return folder
 
-    def show(self, figure, name):
-        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays and closes it."""
+    def show(self, figure, name, shown=True):
+        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays it if `shown`, and closes it."""
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
 
@@ -173,7 +173,8 @@ class Stage:
             with atomic(self.figures / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=150, metadata=facts)
         plt.close(figure)
-        display(Image(data=(self.figures / f"{name}.png").read_bytes()))
+        if shown:
+            display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 
     def progress(self, total, unit="images", label=""):
         """A Progress whose lines start with the stage's name and `label`."""
