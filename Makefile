@@ -32,9 +32,9 @@ reference: setup ## make papermill_runs/reference and figures again (what the RE
 	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference
 	$(MAKE) figures
 
-# Sweeps that have no finished run here are drawn from the committed results in papermill_runs/reference/06_ablations.
+# Sweeps that have no finished run here are drawn from the committed results in figures/.
 figures: setup ## draw the figures and tables of the sweeps, and collect all figures of the reference run in figures/
-	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --stages 06 --force
+	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --stages 06
 	mkdir -p figures
 	cd papermill_runs/reference && for path in */figures/*.p* */*.csv */*.tex */*.md; do \
 	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done

@@ -68,6 +68,12 @@ def test_masks_numbered_without_gaps_are_refused_with_the_remedy(coco, name):
         open_dataset(name, str(coco)).check("train", masks=True)
 
 
+def test_an_id_of_another_form_is_refused_by_its_file(coco):
+    (coco / "voc_format/train.txt").write_text("000000000139\n")
+    with pytest.raises(DataError, match=r"000000000139\.jpg does not exist"):
+        open_dataset("coco14", str(coco)).check("train")
+
+
 def test_images_may_lie_in_the_folders_of_their_split(coco):
     folder = coco / "images/train2014"
     folder.mkdir()
@@ -260,6 +266,26 @@ def test_report_names_what_is_wrong(folder, capsys):
         assert text in out, text
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("cat", "dog"))}
     assert rows == {"cat": ["1", "1", "dog", "(1)"], "dog": ["2", "0", "cat", "(1)"]}
+
+
+def test_report_of_a_folder_without_masks_or_split(folder, capsys):
+    (folder / "labels.csv").write_text("image,labels\nthree.png,cat\na b/two.jpg,dog\n")
+    assert main(["data", "check", str(folder)]) == 0, "masks are optional"
+    out = capsys.readouterr().out
+    assert "no masks: nothing can be measured" in out and "train and val share 2 images" in out
+
+
+def test_report_goes_on_where_a_list_is_missing(folder, capsys):
+    assert main(["data", "check", str(folder), "--lists", "train", "test"]) == 1
+    assert "no image of split 'test'" in capsys.readouterr().out
+
+
+def test_fingerprint_of_a_folder_sees_what_it_uses(folder):
+    before = opened(folder).fingerprint()
+    (folder / "notes.txt").write_text("a stray file")
+    assert opened(folder).fingerprint() == before
+    Image.new("RGB", (64, 64)).save(folder / "three.png")
+    assert opened(folder).fingerprint() != before
 
 
 def test_report_of_good_data(tiny_voc, tmp_path, capsys):

@@ -63,6 +63,13 @@ def test_incomplete_archives_are_named(both, damage):
         join(voc, sbd)
 
 
+def test_a_devkit_that_was_not_unpacked_to_its_end_is_named(both):
+    _, voc, sbd, ids, _ = both
+    (voc / "JPEGImages" / f"{ids[4]}.jpg").unlink()
+    with pytest.raises(DataError, match=rf"{ids[4]}\.jpg is missing: the archive was not unpacked to its end"):
+        join(voc, sbd)
+
+
 def test_without_a_network_the_remedy_is_said(tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError("no route to host")

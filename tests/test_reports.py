@@ -87,6 +87,9 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     row = table[(table["backbone"] == "DeiT-S") & (table["data"] == "VOC12")].iloc[1]
     assert row["val, measured"] == 73.0 and row["train, measured"] == 75.0
     assert table["val, measured"].notna().sum() == 1
+    assert table[table["data"] == "VOC12"].iloc[0]["train, measured"] == 68.0, "CAM labels, whichever backbone follows"
+    (tmp_path / "05_evaluation/params.json").write_text(json.dumps({"crf_settings": "coco"}))
+    assert tables.published_results([tmp_path])["val, measured"].notna().sum() == 0, "not the preset's parameters"
 
 
 def test_published_value_of_a_record():
@@ -97,6 +100,7 @@ def test_published_value_of_a_record():
     assert presets.published("voc12_vit_s", record | {"crf": False}) is None, "another number than the published one"
     assert presets.published("voc12_vit_s", record | {"oracle": True}) is None
     assert presets.published("demo", record) is None
+    assert presets.published("voc12_cam", record) is None, "step 1 alone publishes no mask"
 
 
 @pytest.mark.parametrize("preset", presets.PUBLISHED)
@@ -123,6 +127,7 @@ def test_committed_published_numbers_are_the_shared_ones(shared):
 def test_sweep_figure_hollows_what_could_be_chance():
     found = pd.DataFrame(
         {"variant": ["a", "b", "c"], "measure": "mask", "runs": 3, "oracle": False, "std": 1.0,
+         "is_baseline": [True, False, False], "by_measure": False,
          "mean": [60.0, 61.0, 70.0],
          "low": [58.0, 59.0, 68.0], "high": [62.0, 63.0, 72.0], "baseline": [None, "a", "a"],
          "difference": [np.nan, 1.0, 10.0], "difference_low": [np.nan, -1.0, 8.0],

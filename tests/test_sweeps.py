@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import console, sweep_results, sweeps
+from weaktr import console, sweep_files, sweep_results, sweeps
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
 
@@ -61,7 +61,7 @@ def place(tmp_path):
 
 
 def read(place, source=None, name=""):
-    return sweeps.read_sweep(
+    return sweep_files.read_sweep(
         place / "thresholds.toml" if source is None else source,
         name,
         root=place / "runs",
@@ -110,12 +110,17 @@ def test_grid_and_variants_multiply(place):
         ("[1, 2]", "[1, 1]", r"seeds is \[1, 1\]; give different whole numbers"),
         ("[1, 2]", "[]", r"seeds is \[\]"),
         ("[1, 2]", '["1"]', r"seeds is \['1'\]"),
-        ('title = "Thresholds"', 'preset = "demmo"', r"unknown preset 'demmo', did you mean demo"),
+        ('title = "Thresholds"', 'preset = "demmo"', r"sweep .*unknown preset 'demmo', did you mean demo"),
         ('title = "Thresholds"', 'baseline = "lo"', r"baseline 'lo' is no variant, did you mean low"),
         ('title = "Thresholds"', 'stages = ["1st"]', r"unknown stage '1st'"),
         ('title = "Thresholds"', 'stages = ["01"]', r"measure 'score' reads a stage that `stages` leaves out"),
         ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
         ('metric = "mIoU"', "", r"a measure lacks metric"),
+        ('list = "val"', 'lst = "val"', r"measure 'score': unknown entry 'lst', did you mean list"),
+        ("[1, 2]", "504", r"seeds is 504; write it as seeds = \[ … \]"),
+        ("[[measure]]", "[measure]", r"measure is \{.*; write it as \[\[measure\]\]"),
+        ("[variants.low]", "[variants]\nlow = 3", r"variant 'low' is 3; write \[variants.low\]"),
+        ("t = 0.8", "seed = 7", r"high: seed is set by the sweep itself; give `seeds`"),
         (FILE[FILE.index("[[measure]]") :], "", r"no \[\[measure\]\]"),
         ("title =", "title = =", r"cannot be read \(Invalid value"),
     ],
@@ -135,7 +140,7 @@ def test_a_missing_file_is_refused(place):
 
 def test_a_run_of_another_version_is_refused(place):
     go(place)
-    path = place / "runs/thresholds/low-seed1/01_first/manifest.json"
+    path = place / "runs/demo_thresholds/low-seed1/01_first/manifest.json"
     manifest = json.loads(path.read_text())
     manifest["versions"]["weaktr"] = "0.0.1"
     path.write_text(json.dumps(manifest))
@@ -145,7 +150,7 @@ def test_a_run_of_another_version_is_refused(place):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_sweeps_are_valid(path):
-    found = sweeps.read_sweep(path)
+    found = sweep_files.read_sweep(path)
     assert len(found.seeds) >= 3 and found.question.strip() and found.title
     twin = "voc12" if path.parent.name == "demo" else "demo"
     assert (path.parents[1] / twin / path.name).is_file(), "each sweep has a demo version and one for VOC12"
@@ -166,7 +171,7 @@ def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
         assert times_run(low) == 1
         files = [one.place.folder("01_first") / "artefact.txt" for one in (low, high)]
         assert os.path.samefile(*files)
-    assert "started" in (place / "runs/thresholds/low-seed1/log.txt").read_text()
+    assert "started" in (place / "runs/demo_thresholds/low-seed1/log.txt").read_text()
     finished = {path: path.stat().st_mtime_ns for path in (place / "runs").rglob("metrics.json")}
     assert len(finished) == 8
     again = go(place)
@@ -186,7 +191,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
     runs = go(place)
     states = {name: one.state for name, one in runs.items()}
     assert states == {"low-seed1": "done", "low-seed2": "done", "high-seed1": "done", "high-seed2": "failed"}
-    told = json.loads((place / "runs/thresholds/sweep.json").read_text())["high-seed2"]
+    told = json.loads((place / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
     assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
     table, found = sweep_results.write_results(read(place), place / "notebooks")
     assert len(table) == 3 and found.set_index("variant")["runs"].to_dict() == {"low": 2, "high": 1}
@@ -212,7 +217,7 @@ def test_an_interrupted_sweep_continues(place):
 
     with pytest.raises(KeyboardInterrupt):
         go(place, jobs=1, show=interrupt)
-    states = [entry["state"] for entry in json.loads((place / "runs/thresholds/sweep.json").read_text()).values()]
+    states = [entry["state"] for entry in json.loads((place / "runs/demo_thresholds/sweep.json").read_text()).values()]
     assert "done" in states and "running" not in states and states.count("waiting") > 0
     runs = go(place)
     assert {one.state for one in runs.values()} == {"done"} and times_run(runs["high-seed1"]) == 1
@@ -224,16 +229,17 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
         "import time, pathlib\npathlib.Path(stage.folder / 'here').touch()\nif seed == 1: time.sleep(120)\n" + FIRST,
     )  # fmt: skip
     script = (
-        "import sys, pathlib\nfrom weaktr import sweeps\n"
+        "import sys, pathlib\nfrom weaktr import sweep_files, sweeps\n"
         "if __name__ == '__main__':\n"
         "    place = pathlib.Path(sys.argv[1])\n"
-        "    sweep = sweeps.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=place / 'notebooks')\n"
-        "    runs = sweeps.plan([sweep], notebooks=place / 'notebooks')\n"
-        "    sweeps.run_sweeps(runs, sweeps.local_pool(1), 1, notebooks=place / 'notebooks')\n"
+        "    notebooks = place / 'notebooks'\n"
+        "    sweep = sweep_files.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=notebooks)\n"
+        "    runs = sweeps.plan([sweep], notebooks=notebooks)\n"
+        "    sweeps.run_sweeps(runs, sweeps.local_pool(1), 1, notebooks=notebooks)\n"
     )
     (place / "go.py").write_text(script)
     started = subprocess.Popen([sys.executable, place / "go.py", place], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    here = place / "runs/thresholds/low-seed1/01_first/here"
+    here = place / "runs/demo_thresholds/low-seed1/01_first/here"
     try:
         for _ in range(600):
             if here.exists():
@@ -250,7 +256,7 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
     finally:
         started.kill()
         started.stderr.close()
-    assert "waiting" in (place / "runs/thresholds/sweep.json").read_text()
+    assert "waiting" in (place / "runs/demo_thresholds/sweep.json").read_text()
 
 
 def test_submitit_runs_the_same_sweep(place):

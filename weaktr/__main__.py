@@ -99,9 +99,9 @@ def _run(options):
 
 
 def _sweep(options):
-    from . import console, sweep_results, sweeps
+    from . import console, sweep_files, sweep_results, sweeps
 
-    files = [sweeps.read_sweep(path) for path in options.files]
+    files = [sweep_files.read_sweep(path) for path in options.files]
     if len({sweep.name for sweep in files}) < len(files):
         raise ParameterError("two of the files have one name; a sweep's folder has the name of its file")
     planned = sweeps.plan(files)
@@ -121,8 +121,11 @@ def _sweep(options):
     with console.progress(planned) as show:
         sweeps.run_sweeps(planned, pool, jobs, show=show)
     for sweep in files:
-        _, found = sweep_results.write_results(sweep)
-        print(f"\n{sweep.title} · {sweep.folder}\n{sweep_results.text(found)}", flush=True)
+        try:
+            _, found = sweep_results.write_results(sweep)
+            print(f"\n{sweep.title} · {sweep.folder}\n{sweep_results.text(found)}", flush=True)
+        except RunError as error:  # the other sweeps' tables are written all the same
+            print(f"\n{sweep.title} · {sweep.folder}\nno table: {error}", flush=True)
     saved = sum(one.shared for one in planned)
     print(f"\n{console.counts(planned)}; {saved} stage runs saved by sharing", flush=True)
     if broken := [one for one in planned if one.state == "failed"]:

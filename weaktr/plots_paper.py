@@ -26,17 +26,17 @@ def sweep(found, table, title, width=WIDTH):
     Small dots are seeds, the large one their mean, the line its bootstrap interval. Hollow: the paired difference from
     the baseline (dashed) could be chance.
     """
-    by_measure = found["variant"].nunique() == 1
+    by_measure = bool(found["by_measure"].iloc[0])
     name = "measure" if by_measure else "variant"
     rows = found if by_measure else found[found["measure"] == found["measure"].iloc[0]]
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
     figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width >= 5 else 1.7)))
     ax = figure.subplots()
-    base = rows[rows["baseline"].isna()]
+    base = rows[rows["is_baseline"]]
     for y, row in enumerate(rows.itertuples()):
         dots = values[values[name] == getattr(row, name)]["value"]
         ax.plot(dots, np.full(len(dots), y), ".", color=SKY, markersize=5, zorder=2)
-        told = not np.isfinite(row.difference) or not row.difference_low <= 0 <= row.difference_high
+        told = row.is_baseline or row.difference_low > 0 or row.difference_high < 0
         if np.isfinite(row.low):
             ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.2, zorder=3)
         ax.plot(row.mean, y, "o", color=BLUE, markerfacecolor=BLUE if told else "white", markersize=6, zorder=4)

@@ -236,7 +236,9 @@ def published(preset, record):
         return None
     if record["metric"] == "mIoU of CAM label" and preset in PUBLISHED:
         return PUBLISHED[f"{preset.split('_')[0]}_cam"][1]
-    return {"val": val, "train": train}.get(record["list"]) if record["metric"] == "mIoU of mask" else None
+    if record["metric"] != "mIoU of mask" or val is None:
+        return None
+    return {"val": val, "train": train}.get(record["list"])
 
 
 def get(name):

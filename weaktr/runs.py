@@ -98,12 +98,13 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
 
     for name in selected:
         folder, key = this.folder(name), this.key(name)
-        if not force and this.up_to_date(name):
+        sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
+        if not (force or sums_up) and this.up_to_date(name):
             print(f"{name} · up to date, skipped", flush=True)
             continue
         if finished_key(folder) not in (None, key):
             print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)
-        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force)
+        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up)
         start = time.monotonic()
         print(f"{name} · started · {short(folder)}", flush=True)
         _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])

@@ -41,8 +41,8 @@ def summary(sweep, table):
     """Mean, spread and bootstrap interval of every variant and measure, and its difference from the baseline.
 
     table: from `results`. A sweep of one variant compares its measures instead, with the first. Differences use the
-    seeds that both sides finished. → DataFrame with columns variant, measure, runs, mean, std, low, high, baseline,
-    difference, difference_low, difference_high, p; NaN where per-image counts are missing.
+    seeds that both sides finished. → DataFrame with columns variant, measure, runs, mean, std, low, high, is_baseline,
+    by_measure, baseline, difference, difference_low, difference_high, p; NaN where per-image counts are missing.
     """
     rows, by_measure = [], len(sweep.overrides) == 1
     for (variant, measure), group in table.groupby(["variant", "measure"], sort=False):
@@ -50,6 +50,7 @@ def summary(sweep, table):
         other = table[(table["variant"] == base[0]) & (table["measure"] == base[1])]
         counts, others = _counts(sweep, group), _counts(sweep, other)
         row = {"variant": variant, "measure": measure, "runs": len(group), "mean": group["value"].mean()}
+        row |= {"is_baseline": (variant, measure) == base, "by_measure": by_measure}
         row |= {"std": group["value"].std(), "oracle": bool(group["oracle"].any())}
         if counts:
             found = statistics.estimate(np.stack(list(counts.values())))
@@ -72,7 +73,7 @@ def _counts(sweep, rows):
     found = {}
     for row in rows.itertuples():
         path = sweep.folder.parent / row.run / row.stage / "counts.npz"
-        if not row.counts or not path.is_file():
+        if not isinstance(row.counts, str) or not path.is_file():
             return {}
         with np.load(path) as arrays:
             found[row.seed] = arrays[row.counts]
@@ -83,7 +84,7 @@ def write_results(sweep, notebooks=NOTEBOOKS):
     """Write results.csv and summary.csv into the sweep's folder → both DataFrames."""
     table = results(sweep, notebooks)
     found = summary(sweep, table) if len(table) else table
-    for name, frame in (("results", table), ("summary", found)):
+    for name, frame in (("results", table), ("summary", found)) if len(table) else ():
         with atomic(sweep.folder / f"{name}.csv") as aside:
             frame.to_csv(aside, index=False)
     return table, found
@@ -95,7 +96,8 @@ def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
     Where no run is finished they are read from the folder `otherwise`, such as figures/, which holds
     06_<sweep>_results.csv and 06_<sweep>_summary.csv of an earlier time; empty DataFrames where it does not.
     """
-    table, found = write_results(sweep, notebooks) if sweep.folder.is_dir() else (pd.DataFrame(), pd.DataFrame())
+    empty = (pd.DataFrame(), pd.DataFrame())
+    table, found = write_results(sweep, notebooks) if sweep.folder.is_dir() else empty
     if len(table):
         return table, found, f"{len(table[['variant', 'seed']].drop_duplicates())} finished runs"
     paths = [Path(otherwise) / f"06_{sweep.name}_{name}.csv" for name in ("results", "summary")] if otherwise else []

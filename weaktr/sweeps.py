@@ -1,37 +1,14 @@
-"""Sweeps: many runs that differ in a few parameters, from one small TOML file to a table with intervals.
-
-    title = "Gradient clipping"
-    question = "Does clipping help?"           # a paragraph for notebook 06
-    preset = "demo"                            # what all runs start from
-    stages = ["01", "02", "03", "04", "05"]    # left out: all
-    seeds = [504, 505, 506]
-    baseline = "on"                            # what the others are compared with; left out: the first variant
-    [set]                                      # overrides of all runs
-    train_ceiling = false
-    [variants.on]                              # named overrides …
-    [variants.off]
-    clip_scope = "none"
-    [grid]                                     # … and/or lists of values, of which every combination is run
-    clip_cell = [24, 48]
-    [[measure]]                                # what to read off metrics.json; the first one is the sweep's figure
-    label = "mask on val"
-    stage = "05_evaluation"
-    metric = "mIoU of mask"
-    list = "val"
-    crf = false
+"""Sweeps: many runs that differ in a few parameters, planned, shared and executed. The files: `sweep_files.py`.
 
 Each run has its folder `papermill_runs/sweeps/<sweep>/<variant>-seed<seed>`. A stage that several runs share, in this
 sweep or another, is computed once and hard-linked. The folders are the state: a second call runs what is missing.
 """
 
 import contextlib
-import itertools
 import os
-import re
 import shutil
 import signal
 import time
-import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -40,32 +17,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from . import presets
-from .errors import ParameterError, UserError
+from .errors import UserError
 from .files import read_json, write_json
-from .parameters import NOTEBOOKS, catalogue, check_parameters, near
-from .runs import RunFolder, run, select, short
+from .parameters import NOTEBOOKS, catalogue, check_parameters
+from .runs import RunFolder, run, short
 from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, resolve
+from .sweep_files import SWEEPS, Sweep
 
-SWEEPS = "papermill_runs/sweeps"
-KEYS = ("title", "question", "preset", "stages", "seeds", "baseline", "set", "variants", "grid", "measure")
 POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A checked sweep file; `overrides` holds every variant's parameters by its name."""
-
-    name: str
-    title: str
-    question: str
-    preset: str
-    stages: tuple
-    seeds: tuple
-    baseline: str
-    overrides: dict
-    measures: tuple
-    folder: Path
 
 
 @dataclass
@@ -88,74 +47,6 @@ class SweepRun:
     def name(self):
         """Folder name of the run."""
         return f"{self.variant}-seed{self.seed}"
-
-
-# ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def read_sweep(source, name="", *, root=SWEEPS, notebooks=NOTEBOOKS):
-    """A Sweep from a TOML file, or from the same as a dict with its `name`.
-
-    Raises ParameterError naming file, key and remedy for anything that could not run; nothing is started or written.
-    """
-    if not isinstance(source, dict):
-        path = Path(source)
-        name = name or path.stem
-        try:
-            source = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
-    where = f"sweep {name}"
-    for key in source:
-        if key not in KEYS:
-            raise ParameterError(f"{where}: unknown entry {key!r}{near(key, KEYS)}; there are {', '.join(KEYS)}")
-    declared = catalogue(notebooks)
-    preset = source.get("preset", "demo")
-    base = presets.get(preset).parameters | source.get("set", {})
-    variants, grid = source.get("variants", {}), source.get("grid", {})
-    for parameter, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise ParameterError(f"{where}: grid.{parameter} is {values!r}; give a list of at least one value")
-    overrides = {}
-    for label, own in (variants or {"": {}}).items():
-        for combination in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, combination))
-            text = ",".join(f"{key}={_text(value)}" for key, value in chosen.items())
-            overrides[" ".join(filter(None, (label, text))) or "run"] = base | own | chosen
-    seen = {}
-    for label, parameters in overrides.items():
-        if not re.fullmatch(r"[\w.=,+ -]+", label) or label.startswith("."):
-            raise ParameterError(f"{where}: variant {label!r} is a folder's name; use letters, digits and . = , + -")
-        try:
-            values = check_parameters(parameters, declared)
-        except ParameterError as error:
-            raise ParameterError(f"{where}, variant {label!r}: {error}") from error
-        same = seen.setdefault(repr(sorted(values.items())), label)
-        if same != label:
-            raise ParameterError(f"{where}: variants {same!r} and {label!r} are the same; remove one of them")
-    seeds = source.get("seeds", [504])
-    if not seeds or len(set(map(repr, seeds))) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ParameterError(f"{where}: seeds is {seeds!r}; give different whole numbers, at least one")
-    measures = tuple(source.get("measure", ()))
-    for measure in measures:
-        if missing := {"label", "stage", "metric"} - measure.keys():
-            raise ParameterError(f"{where}: a measure lacks {', '.join(sorted(missing))}")
-        if measure["stage"] not in declared:
-            raise ParameterError(f"{where}: measure {measure['label']!r} reads unknown stage {measure['stage']!r}")
-    if not measures:
-        raise ParameterError(f"{where}: no [[measure]], so nothing would be read off its runs; add one")
-    baseline = source.get("baseline", next(iter(overrides)))
-    if baseline not in overrides:
-        raise ParameterError(f"{where}: baseline {baseline!r} is no variant{near(baseline, overrides)}")
-    stages = tuple(select(source.get("stages"), declared))
-    if unread := [measure["label"] for measure in measures if measure["stage"] not in stages]:
-        raise ParameterError(f"{where}: measure {unread[0]!r} reads a stage that `stages` leaves out")
-    title, question = source.get("title", name), source.get("question", "")
-    folder = resolve(root) / name
-    return Sweep(name, title, question, preset, stages, tuple(seeds), baseline, overrides, measures, folder)
-
-
-def _text(value):
-    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text.replace(":", "-").replace("/", "-")  # it becomes part of a folder's name
 
 
 # ── The plan ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,8 +253,12 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                 one.seconds += time.monotonic() - one.began
                 try:
                     job.result()
-                    one.state, one.message = "waiting", ""
+                    one.state, one.message, stage = "waiting", "", one.stages[0]
                     _skip_finished(one)
+                    if one.stages and one.stages[0] == stage:
+                        raise UserError(
+                            "made, but not under its key: the data changed meanwhile; start the sweep again"
+                        )
                 except Exception as error:  # whatever it was, it is this run's: the others go on
                     one.state, one.message = "failed", f"{one.stages[0]}: {error}"
                     failed[what] = one

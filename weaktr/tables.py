@@ -4,7 +4,8 @@ import pandas as pd
 
 from . import presets
 from .files import atomic, read_json
-from .stages import resolve
+from .parameters import catalogue, check_parameters
+from .stages import WITHOUT_EFFECT, resolve
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$"})
@@ -65,7 +66,14 @@ def summary_table(found):
             }
         )
     table = pd.DataFrame(rows)
-    return table.drop(columns="variant") if table["variant"].nunique() == 1 else table
+    return table.drop(columns="variant") if len(found) and found["by_measure"].iloc[0] else table
+
+
+def _as_published(preset, parameters):
+    """Whether a run's parameters are the preset's, but for the place of the data, the seed and the machine."""
+    expected = check_parameters(presets.get(preset).parameters, catalogue())
+    free = {"data_root", "seed", "weights", "seg_weights", "photograph", *WITHOUT_EFFECT}
+    return all(expected.get(name) == value for name, value in parameters.items() if name not in free)
 
 
 def published_results(run_folders=()):
@@ -78,9 +86,11 @@ def published_results(run_folders=()):
     for folder in map(resolve, run_folders):
         for stage in ("03_pseudo_labels", "05_evaluation"):
             preset = read_json(folder / stage / "manifest.json").get("preset")
-            for record in read_json(folder / stage / "metrics.json"):
-                if presets.published(preset, record):
-                    measured[preset, stage, record["list"]] = record["value"]
+            if preset in presets.PUBLISHED and _as_published(preset, read_json(folder / stage / "params.json")):
+                row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
+                for record in read_json(folder / stage / "metrics.json"):
+                    if presets.published(preset, record):
+                        measured[row, stage, record["list"]] = record["value"]
     rows = []
     for name, (val, train) in presets.PUBLISHED.items():
         data, _, backbone = name.partition("_")

@@ -140,7 +140,7 @@ def train_cam(
         if checkpoint == "oracle_miou":
             history[-1]["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
         column = {"map": "map_val", "oracle_miou": "oracle_miou"}.get(checkpoint)
-        if column and max(row[column] for row in history) == history[-1][column]:
+        if column and (not best.exists() or max(row[column] for row in history) == history[-1][column]):
             with atomic(best) as aside:
                 save_file(model.state_dict(), aside)
         keep(folder, model, optimizer, history)

@@ -82,7 +82,8 @@ class COCO(VOC):
     def image_path(self, image_id):
         """Where the JPEG of an image lies: images/, or below it the folder of its split."""
         flat = self.root / "images" / f"{image_id}.jpg"
-        return flat if flat.is_file() else self.root / "images" / image_id.split("_")[1] / f"{image_id}.jpg"
+        split = self.root / "images" / image_id.removeprefix("COCO_").split("_")[0] / f"{image_id}.jpg"
+        return split if split.is_file() else flat
 
     def mask_path(self, image_id):
         """Where the 91-id mask of an image lies."""

@@ -62,6 +62,12 @@ def join(voc, sbd, sizes=None):
     found = {"train": len(names["train"]), "val": len(names["val"]), "train_aug": len(joined)}
     if sizes and found != sizes:
         raise DataError(f"{voc} and {sbd} give {found}, expected {sizes}; unpack both archives again")
+    for image_id in [*joined, *names["val"]]:
+        for path in (voc / "JPEGImages" / f"{image_id}.jpg", voc / "Annotations" / f"{image_id}.xml"):
+            if not path.is_file():
+                raise DataError(
+                    f"{path} is missing: the archive was not unpacked to its end; delete {voc}, start again"
+                )
     with atomic(lists / "train_aug.txt") as aside:
         aside.write_text("".join(f"{image_id}\n" for image_id in joined))
     return found

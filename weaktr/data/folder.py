@@ -11,6 +11,7 @@ alphabetical order. Masks are optional: masks/<image's path>.png, 0 background, 
 
 import csv
 import difflib
+import hashlib
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -114,5 +115,10 @@ class Folder(VOC):
         return any(self.mask_path(image_id).is_file() for image_id in self._rows)
 
     def fingerprint(self):
-        """Hex digest of the classes, labels.csv, and every image's and mask's name and size."""
-        return self._digest(("labels.csv", "classes.txt"), (".",))
+        """Hex digest of the classes, labels.csv, and the path and size of every image and mask it names."""
+        digest = hashlib.sha256(repr(self.classes).encode() + (self.root / "labels.csv").read_bytes())
+        for image_id in self._rows:
+            for path in (self.image_path(image_id), self.mask_path(image_id)):
+                if path.is_file():
+                    digest.update(f"{path.relative_to(self.root)}:{path.stat().st_size}".encode())
+        return digest.hexdigest()[:16]

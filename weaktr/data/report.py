@@ -1,6 +1,8 @@
 """What `python -m weaktr data check` prints: is this data what one thinks it is?"""
 
+import contextlib
 import hashlib
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -19,9 +21,20 @@ def check(dataset, lists):
     """
     counts, sizes, faults, copies = {}, [], {}, {}
     together = np.zeros((len(dataset.classes),) * 2, int)
+    members, seen = {}, set()
     for name in lists:
+        try:
+            members[name] = dataset.ids(name)
+        except DataError as error:
+            faults.setdefault("lists that cannot be read", []).append(str(error))
+    for name, ids in members.items():
         counts[name] = np.zeros(len(dataset.classes), int)
-        for image_id in dataset.ids(name):
+        for image_id in ids:
+            if image_id in seen:
+                with contextlib.suppress(DataError):  # told already
+                    counts[name] += dataset.labels(image_id) > 0
+                continue
+            seen.add(image_id)
             try:
                 path = dataset.image_path(image_id)
                 image, labels = read_image(path), dataset.labels(image_id) > 0
@@ -34,7 +47,7 @@ def check(dataset, lists):
                     if strange := drawn - set(named.tolist()):
                         what = ", ".join(dataset.classes[c - 1] for c in sorted(strange))
                         faults.setdefault("classes in the mask that the label lacks", []).append(f"{image_id}: {what}")
-                else:
+                elif dataset.has_masks:
                     faults.setdefault("images without a mask", []).append(image_id)
             except DataError as error:
                 faults.setdefault("files that cannot be used", []).append(str(error))
@@ -48,12 +61,18 @@ def check(dataset, lists):
     for same in copies.values():
         if len(same) > 1:
             faults.setdefault("copies of one image", []).append(", ".join(sorted(same)))
-    return _text(dataset, counts, sizes, together, faults), sum(map(len, faults.values()))
+    return _text(dataset, members, counts, sizes, together, faults), sum(map(len, faults.values()))
 
 
-def _text(dataset, counts, sizes, together, faults):
-    lists = ", ".join(f"{name} ({len(dataset.ids(name))})" for name in counts)
-    lines = [f"{dataset.name}: {len(dataset.classes)} classes; lists {lists}", ""]
+def _text(dataset, members, counts, sizes, together, faults):
+    lists = ", ".join(f"{name} ({len(ids)})" for name, ids in members.items())
+    lines = [f"{dataset.name}: {len(dataset.classes)} classes; lists {lists}"]
+    if not dataset.has_masks:
+        lines.append("no masks: nothing can be measured")
+    for one, other in itertools.combinations(members, 2):
+        if shared := len(set(members[one]) & set(members[other])):
+            lines.append(f"{one} and {other} share {shared} images")
+    lines.append("")
     table = pd.DataFrame(counts, index=dataset.classes).rename_axis("images with")
     pairs = together - np.diag(np.diag(together))
     table["most often with"] = [f"{dataset.classes[row.argmax()]} ({row.max()})" if row.any() else "–" for row in pairs]
