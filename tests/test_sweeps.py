@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,6 +305,20 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
     text = sweep_results.text(found)
     assert "mean ± std" in text and f"{low.mean():.1f} ± " in text
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
+
+
+def test_results_are_read_back_where_the_runs_are_gone(place):
+    sweep = read(place)
+    assert sweep_results.load(sweep, place, place / "notebooks")[2] == "no finished run"
+    go(place)
+    made = sweep_results.load(sweep, place, place / "notebooks")
+    assert made[2] == "4 finished runs"
+    for name, frame in zip(("results", "summary"), made):
+        frame.to_csv(place / f"06_{sweep.name}_{name}.csv", index=False)
+    shutil.rmtree(sweep.folder)
+    table, found, source = sweep_results.load(sweep, place, place / "notebooks")
+    assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
+    assert found["is_baseline"].tolist() == [True, False]
 
 
 def test_one_variant_compares_its_measures(place):
