@@ -8,6 +8,7 @@ import traceback
 from . import presets, runs
 from .errors import ParameterError, RunError, UserError
 from .parameters import NOTEBOOKS, catalogue
+from .stages import aligned
 
 
 def main(arguments=None):
@@ -103,7 +104,7 @@ def _sweep(options):
 
     files = [sweep_files.read_sweep(path) for path in options.files]
     if len({sweep.name for sweep in files}) < len(files):
-        raise ParameterError("two of the files have one name; a sweep's folder has the name of its file")
+        raise ParameterError("two of the files have one preset and name, which make the sweep's folder; rename one")
     planned = sweeps.plan(files)
     slurm = options.executor == "slurm"
     jobs = options.jobs or 16 if slurm else sweeps.local_jobs(options.jobs)
@@ -196,9 +197,7 @@ def _parameters(options):
 
 
 def _table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print(aligned(rows))
 
 
 if __name__ == "__main__":

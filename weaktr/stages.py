@@ -80,6 +80,13 @@ def data_fingerprint(values):
     return open_dataset(values["dataset"], values.get("data_root", "")).fingerprint()
 
 
+def remove(folder):
+    """Take a folder away in one step, whatever happens next, then delete it."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def prepare(folder, key, facts, clear=False):
     """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
 
@@ -90,9 +97,7 @@ def prepare(folder, key, facts, clear=False):
         if not (folder / "manifest.json").exists():
             raise UserError(f"{folder}: holds files but no manifest.json, so no run made it; choose another run_folder")
         if clear or before.get("key") != key:
-            gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")  # away in one step, whatever happens next
-            folder.rename(gone)
-            shutil.rmtree(gone)
+            remove(folder)
             before = {}
     folder.mkdir(parents=True, exist_ok=True)
     made = before.get("made", uuid.uuid4().hex)
@@ -241,6 +246,11 @@ def results_table(records):
                 " · ".join(filter(None, ("oracle" if record["oracle"] else "", _beside(record)))),
             )
         )
+    return aligned(rows)
+
+
+def aligned(rows):
+    """Rows of texts as lines with columns of one width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

@@ -9,6 +9,7 @@ from . import statistics
 from .errors import RunError
 from .files import atomic, read_json
 from .parameters import NOTEBOOKS
+from .stages import aligned
 from .sweeps import plan
 
 FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")
@@ -119,5 +120,4 @@ def text(found):
             interval = f"{row.difference_low:+.1f} … {row.difference_high:+.1f}"
             cells += [f"{row.difference:+.1f}", interval, f"{row.p:.3f}"]
         rows.append((*cells, *["–"] * (8 - len(cells))))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return aligned(rows)

@@ -21,7 +21,7 @@ from .errors import UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .runs import RunFolder, run, short
-from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, resolve
+from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
 
 POLL_SECONDS = 0.2
@@ -122,9 +122,7 @@ def _link(source, target):
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
     if target.exists():
-        gone = target.with_name(f".{target.name}.{os.getpid()}.gone")
-        target.rename(gone)
-        shutil.rmtree(gone)
+        remove(target)
     aside.rename(target)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic
+from ..metrics import VOID
 from .images import read_label_png, write_label_png
 from .lists import read_list
 from .voc import VOC
@@ -29,29 +30,25 @@ vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ").split("
 )
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of classes that were planned and never annotated
 USED = tuple(i for i in range(1, 91) if i not in UNUSED)  # COCO id of contiguous class 1, 2, … 80
-VOID = 255
 LISTS = {"train": "train2014", "val": "val2014"}
 
 
 def to_contiguous(mask):
     """91-id mask → classes 1…80, background and void unchanged. Raises ValueError for an id that COCO does not use."""
-    table = np.full(256, -1, np.int16)
-    table[[0, VOID]] = 0, VOID
-    table[list(USED)] = np.arange(1, 81)
-    found = table[mask]
-    if (found < 0).any():
-        raise ValueError(f"{int(mask[found < 0][0])} is no COCO id")
-    return found.astype(np.uint8)
+    return _renumber(mask, USED, range(1, 81), "COCO id")
 
 
 def from_contiguous(mask):
     """The inverse of `to_contiguous`."""
+    return _renumber(mask, range(1, 81), USED, "contiguous COCO class")
+
+
+def _renumber(mask, old, new, what):
     table = np.full(256, -1, np.int16)
-    table[[0, VOID]] = 0, VOID
-    table[1:81] = USED
+    table[[0, VOID, *old]] = [0, VOID, *new]
     found = table[mask]
     if (found < 0).any():
-        raise ValueError(f"{int(mask[found < 0][0])} is no contiguous COCO class")
+        raise ValueError(f"{int(mask[found < 0][0])} is no {what}")
     return found.astype(np.uint8)
 
 

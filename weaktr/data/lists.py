@@ -3,8 +3,8 @@
 from ..errors import DataError
 
 
-def read_list(folder, list_name, check=lambda image_id: image_id.replace("_", "").replace("-", "").isalnum()):
-    """The image ids of <folder>/<list_name>.txt, in order. check: whether a line can be an id.
+def read_list(folder, list_name):
+    """The image ids of <folder>/<list_name>.txt, in order.
 
     `name:500` is 500 of the ids, evenly spread over the list. Raises DataError naming file, line and remedy.
     """
@@ -22,7 +22,7 @@ def read_list(folder, list_name, check=lambda image_id: image_id.replace("_", ""
         raise DataError(f"list {path} is empty; write one image id per line")
     seen = set()
     for line, image_id in enumerate(ids, start=1):
-        if not check(image_id):
+        if not image_id.replace("_", "").replace("-", "").isalnum():
             raise DataError(
                 f"list {path} holds {image_id!r} (id {line}); an id is a file name without folder and ending"
             )
