@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from weaktr.metrics import confusion_matrix, iou, mean_iou, seed_mask, threshold_curve
+from weaktr.metrics import confusion_matrix, iou, mean_iou, seed_mask, threshold_curve, thresholds_below
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -79,6 +79,18 @@ def test_curve_is_every_threshold_recomputed(seed, levels):
     for row, (per_class, mean) in enumerate(expected):
         assert np.allclose(curve[list(range(5))].to_numpy(float)[row], per_class, equal_nan=True)
         assert curve["miou"][row] == pytest.approx(mean)
+
+
+@PROPERTY
+@given(st.integers(0, 9999), st.integers(1, 300))
+def test_thresholds_are_counted_as_searchsorted_counts_them(seed, count):
+    """Values on, just above and just below thresholds, also outside 0…1, thresholds crowded and repeated."""
+    generator = np.random.default_rng(seed)
+    crowded = 0.5 + generator.normal(0, 1e-6, count)
+    thresholds = np.sort(np.concatenate([generator.uniform(-0.2, 1.2, count), crowded, [0, 1, 1]]).astype(np.float32))
+    near = [np.nextafter(thresholds, np.float32(end)) for end in (-9, 9)]
+    values = np.concatenate([thresholds, *near, generator.random(99, np.float32)])
+    assert np.array_equal(thresholds_below(values, thresholds), np.searchsorted(thresholds, values))
 
 
 def test_curve_names_its_thresholds_as_they_were_given():

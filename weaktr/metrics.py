@@ -15,11 +15,12 @@ def confusion_matrix(prediction, truth, num_classes, ignore=VOID):
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in size")
     valid = truth != ignore
-    prediction, truth = prediction[valid].astype(np.int64), truth[valid].astype(np.int64)
+    prediction, truth = prediction[valid], truth[valid]
     for name, values in (("prediction", prediction), ("truth", truth)):
         if values.size and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(f"{name} holds {values.min()}…{values.max()}, outside 0…{num_classes - 1}")
-    counts = np.bincount(truth * num_classes + prediction, minlength=num_classes**2)
+    index = truth.astype(np.int64) * num_classes + prediction.astype(np.int64)
+    counts = np.bincount(index, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
@@ -48,21 +49,43 @@ def mean_iou(confusion):
 
 
 def strongest(cams, shape=None):
-    """{class from 0: H×W} → class of the largest CAM plus one (H,W) int64, and its value (H,W) float32.
+    """{class from 0: H×W} → class of the largest CAM plus one (H,W) uint8, and its value (H,W) float32.
 
     No class at all gives background with value 0; `shape` is needed then.
     """
     if not cams:
-        return np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    classes = np.array(sorted(int(name) for name in cams))
-    stack = np.stack([np.asarray(cams[c] if c in cams else cams[str(c)], np.float32) for c in classes])
-    return classes[stack.argmax(0)] + 1, stack.max(0)
+        return np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+    first, *others = sorted(cams, key=int)
+    value = np.asarray(cams[first], np.float32)
+    label = np.full(value.shape, int(first) + 1, np.uint8)
+    for name in others:
+        cam = np.asarray(cams[name], np.float32)
+        label = np.where(cam > value, np.uint8(int(name) + 1), label)  # a tie goes to the lower class
+        value = np.maximum(value, cam)
+    return label, value
 
 
 def seed_mask(cams, threshold, shape=None):
     """Seed from CAMs {class from 0: H×W}: class + 1 where its CAM is the largest and > threshold, else 0 → uint8."""
     label, value = strongest(cams, shape)
     return np.where(value > np.float32(threshold), label, 0).astype(np.uint8)
+
+
+def thresholds_below(values, thresholds, cells=4096):
+    """`np.searchsorted(thresholds, values)`: how many of the sorted thresholds are strictly below each value → int32.
+
+    values, thresholds: float32. Values in 0…1 fall into cells of equal width: what is below a cell is looked up, and
+    only the few values that share their cell with a threshold are searched for.
+    """
+
+    def cell(x):  # never falls as x grows, however it is rounded: where cells differ, they tell which x is larger
+        return (np.clip(x, 0, 1) * np.float32(cells)).astype(np.int32)
+
+    every, occupied, place = np.arange(cells + 1, dtype=np.int32), cell(thresholds), cell(values)
+    found = np.searchsorted(occupied, every).astype(np.int32)[place]
+    shared = np.isin(every, occupied)[place]
+    found[shared] = np.searchsorted(thresholds, values[shared])
+    return found
 
 
 def threshold_curve(samples, num_classes, thresholds):
@@ -77,21 +100,22 @@ def threshold_curve(samples, num_classes, thresholds):
     given, thresholds = list(thresholds), np.asarray(thresholds, np.float32)
     order = np.argsort(thresholds)
     bins = len(thresholds) + 1
-    counts = np.zeros(num_classes * num_classes * bins, np.int64)  # truth × strongest class × thresholds passed
+    shape = (num_classes + 1, num_classes, bins)  # truth, void being the last, × strongest class × thresholds passed
+    counts = np.zeros(np.prod(shape), np.int64)
     for cams, truth in samples:
         truth = np.asarray(truth)
         label, value = strongest(cams, truth.shape)
         if label.shape != truth.shape:
             raise ValueError(f"CAMs {label.shape} and truth {truth.shape} differ in size")
-        valid = truth != VOID
-        label, value, truth = label[valid], value[valid], truth[valid].astype(np.int64)
-        if truth.size and not 0 <= truth.min() <= truth.max() < num_classes:
-            raise ValueError(f"truth holds {truth.min()}…{truth.max()}, outside 0…{num_classes - 1}")
+        void = truth == VOID
+        if (outside := ~void & ((truth < 0) | (truth >= num_classes))).any():
+            raise ValueError(f"truth holds {truth[outside][0]}, outside 0…{num_classes - 1}")
         if label.size and label.max() >= num_classes:
             raise ValueError(f"a CAM is of class {label.max() - 1}, outside 0…{num_classes - 2}")
-        passed = np.searchsorted(thresholds[order], value, side="left")  # thresholds strictly below the value
-        counts += np.bincount((truth * num_classes + label) * bins + passed, minlength=len(counts))
-    counts = counts.reshape(num_classes, num_classes, bins)
+        pair = np.where(void, num_classes, truth).astype(np.int32) * num_classes + label
+        passed = thresholds_below(value, thresholds[order])
+        counts += np.bincount((pair * bins + passed).ravel(), minlength=len(counts))
+    counts = counts.reshape(shape)[:-1]
     above = counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]  # pixels that are still foreground at each threshold
     rows = []
     for position, index in enumerate(order):
