@@ -34,14 +34,25 @@ def load_cams(path):
 
 
 def parallel(function, items, workers, progress=None):
-    """`[function(item) for item in items]` in `workers` processes, in order; progress.update(1) after each."""
+    """`[function(item) for item in items]` in `workers` processes, in order; progress.update(1) after each.
+
+    The function goes to each process once, not with every item: bound to a data set it can be megabytes.
+    """
     results = []
-    with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
-        for result in pool.map(function, items, chunksize=8):
+    with ProcessPoolExecutor(max(1, workers), get_context("spawn"), _receive, (function,)) as pool:
+        for result in pool.map(_apply, items):
             results.append(result)
             if progress:
                 progress.update(1)
     return results
+
+
+def _receive(function):
+    _apply.function = function
+
+
+def _apply(item):
+    return _apply.function(item)
 
 
 def refine_seed(image, labels, cams, threshold, settings):

@@ -1,0 +1,62 @@
+"""Does the CRF use all cores? VOC-sized images through the function of notebook 03, in one process and in two.
+
+    .venv/bin/python benchmarks/crf.py [images] [processes]
+
+pydensecrf holds Python's lock, so that only processes help. Their start-up is part of both times.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from side_by_side import measure
+
+from weaktr.pseudo_labels import parallel, refine_file, save_cams
+
+CLASSES, SIZE = 20, (375, 500)
+
+
+@dataclass
+class Pictures:
+    """Drawn when asked for: smooth colours with a little grain, two classes an image."""
+
+    def image(self, image_id):
+        """Pixels (H,W,3) uint8."""
+        rng = np.random.default_rng(int(image_id))
+        colours = gaussian_filter(rng.normal(0, 1, (*SIZE, 3)), (25, 25, 0)) * 4000
+        return np.clip(128 + colours + rng.normal(0, 2, (*SIZE, 3)), 0, 255).astype(np.uint8)
+
+    def labels(self, image_id):
+        """Image-level label (C,)."""
+        return np.isin(np.arange(CLASSES), [int(image_id) % CLASSES, (int(image_id) + 1) % CLASSES]).astype(np.float32)
+
+    def cams(self, image_id):
+        """A smooth CAM per class of the image."""
+        rng = np.random.default_rng([int(image_id), 1])
+        smooth = {int(c): gaussian_filter(rng.normal(0, 1, SIZE), 25) for c in np.flatnonzero(self.labels(image_id))}
+        return {c: (cam - cam.min()) / np.ptp(cam) for c, cam in smooth.items()}
+
+
+def main(images=16, processes=2):
+    """The same images in every way; nothing is written, or the second time there would be nothing to do."""
+    pictures, ids = Pictures(), [f"{i}" for i in range(images)]
+    with tempfile.TemporaryDirectory() as folder:
+        for image_id in ids:
+            save_cams(Path(folder) / f"{image_id}.npz", pictures.cams(image_id))
+        job = partial(refine_file, dataset=pictures, cams=Path(folder), threshold=0.5, settings="voc")
+        measure(
+            {
+                "one process": lambda: parallel(job, ids, 1),
+                f"{processes} processes": lambda: parallel(job, ids, processes),
+            },
+            rounds=3,
+            name="crf",
+        )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
