@@ -369,11 +369,11 @@ def test_progress_lines(capsys, monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 15.0, 25.0])
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
     progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
-    for _ in range(4):
-        progress.update(600)
+    for share in ("", "5.0% waiting for data", "", "4.0% waiting for data"):
+        progress.update(600, share)
     assert capsys.readouterr().out.splitlines() == [
-        "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left",
-        "01_cam_training · epoch 3/8 · 2400/2400 images · 96 images/s · 0:25 in all",
+        "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left · 5.0% waiting for data",
+        "01_cam_training · epoch 3/8 · 2400/2400 images · 96 images/s · 0:25 in all · 4.0% waiting for data",
     ]
 
 

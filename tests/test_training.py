@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ class Bar:
     """Progress that keeps its counts, and breaks off the run after `kill` updates in all."""
 
     def __init__(self, kill=math.inf):
-        self.kill, self.labels, self.totals, self.counts = kill, [], [], []
+        self.kill, self.labels, self.totals, self.counts, self.notes = kill, [], [], [], []
 
     def __call__(self, total, label):
         self.labels.append(label)
@@ -35,8 +36,9 @@ class Bar:
         self.counts.append(0)
         return self
 
-    def update(self, n):
+    def update(self, n, note):
         self.counts[-1] += n
+        self.notes.append(note)
         self.kill -= 1
         if self.kill == 0:
             raise KeyboardInterrupt
@@ -48,7 +50,7 @@ def same_weights(one, two):
 
 
 def without_speed(history):
-    return history.drop(columns="images_per_second")
+    return history.drop(columns=["images_per_second", "wait_share"])
 
 
 # ---------------------------------------------------------------- step 1
@@ -63,7 +65,8 @@ def learn_cams(dataset, folder, *, seed=1, initial=None, progress=None, model=No
     """Three epochs of two steps → the trained model and its history."""
     folder.mkdir(exist_ok=True)
     model = model or cam_model(initial or seed)
-    options = {"train_list": "train", "val_list": "val", "epochs": 3, "batch_size": 4, "lr": 0.5, "warmup": 0} | more
+    options = {"train_list": "train", "val_list": "val", "epochs": 3, "batch_size": 4, "lr": 0.5, "warmup": 0}
+    options |= {"precision": "fp32"} | more
     history = train_cam(
         model,
         dataset,
@@ -72,7 +75,6 @@ def learn_cams(dataset, folder, *, seed=1, initial=None, progress=None, model=No
         min_crop=0.5,
         seed=seed,
         workers=1,
-        precision="fp32",
         folder=folder,
         progress=progress or Bar(),
     )
@@ -94,6 +96,8 @@ def test_cam_training_reports_what_it_did(trained_cams):
     parts = history[["loss_cls", "loss_coarse", "loss_fine"]]
     assert np.allclose(history["loss"], parts.sum(axis=1)) and (parts.nunique() == 3).all()
     assert history["map_val"].between(0, 100).all() and (history["images_per_second"] > 0).all()
+    assert history["wait_share"].between(0, 1, inclusive="neither").all()
+    assert all(re.fullmatch(r"\d+\.\d% waiting for data", note) for note in bar.notes)
     peak = 0.5 * 4 / 512
     assert np.allclose(history["lr"], [cam_loop.learning_rate(e, peak, 3, 0) for e in range(3)], rtol=1e-12)
 
@@ -202,6 +206,7 @@ def test_classify_is_the_mean_of_three_logits_over_whole_images(trained_cams, ti
 
     model = trained_cams[0]
     scores, labels = classify(model, tiny_dataset, "val", "fp32")
+    assert np.array_equal(scores, classify(model, tiny_dataset, "val", "fp32", workers=0)[0])
     ids = tiny_dataset.ids("val")
     assert (labels == np.stack([tiny_dataset.labels(i) for i in ids])).all()
     for row, image_id in zip(scores, ids):
@@ -261,7 +266,8 @@ def learn_masks(dataset, folder, *, seed=1, initial=None, progress=None, samples
     """Four epochs of twelve steps → the trained model and its history."""
     folder.mkdir(exist_ok=True)
     model = model or segmenter(initial or seed)
-    options = {"epochs": 4, "batch_size": 1, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5} | more
+    options = {"epochs": 4, "batch_size": 1, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5}
+    options |= {"precision": "fp32"} | more
     history = train_segmenter(
         model,
         samples or samples_of(dataset, seed),
@@ -270,7 +276,6 @@ def learn_masks(dataset, folder, *, seed=1, initial=None, progress=None, samples
         scope="batch",
         seed=seed,
         workers=1,
-        precision="fp32",
         folder=folder,
         progress=progress or Bar(),
     )
@@ -319,6 +324,8 @@ def test_mask_training_reports_every_iteration(trained_masks):
     assert (history["loss"] <= history["loss_unclipped"] + 1e-6).all()
     assert history["loss_unclipped"].iloc[-12:].mean() < 0.9 * history["loss_unclipped"].iloc[:12].mean()
     assert history["clipped_share"].between(0, 1).all() and (history["images_per_second"] > 0).all()
+    assert history["wait_share"].between(0, 1, inclusive="neither").all()
+    assert all(re.fullmatch(r"\d+\.\d% waiting for data", note) for note in bar.notes)
 
 
 def test_groups_have_their_rates(trained_masks):
@@ -430,6 +437,10 @@ def test_truth_does_not_reach_the_weights(trained_masks, tiny_dataset, tmp_path)
 # ---------------------------------------------------------------- does clipping find noise
 
 
+def quality(*masks):
+    return {name: share.item() for name, share in clipping_quality(*masks).items()}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_clipping_quality_against_a_loop(seed):
     generator = np.random.default_rng(seed)
@@ -447,7 +458,7 @@ def test_clipping_quality_against_a_loop(seed):
             counts["clipped known"] += clip
             counts["wrong"] += label != true
             counts["clipped wrong"] += clip and label != true
-    found = clipping_quality(*map(torch.from_numpy, (clipped, labels, truth)))
+    found = quality(*map(torch.from_numpy, (clipped, labels, truth)))
     assert found == pytest.approx(
         {
             "clipped_share": counts["clipped"] / counts["labelled"],
@@ -461,11 +472,11 @@ def test_clipping_quality_against_a_loop(seed):
 def test_clipping_quality_is_undefined_without_cases():
     nothing, void = torch.zeros(1, 2, 2, dtype=torch.bool), torch.full((1, 2, 2), 255)
     labels = torch.ones(1, 2, 2, dtype=torch.long)
-    right = pd.Series(clipping_quality(nothing, labels, labels))
+    right = pd.Series(quality(nothing, labels, labels))
     assert right["clipped_share"] == right["noise"] == 0 and right[["precision", "recall"]].isna().all()
-    unknown = pd.Series(clipping_quality(~nothing, labels, void))
+    unknown = pd.Series(quality(~nothing, labels, void))
     assert unknown["clipped_share"] == 1 and unknown[["noise", "precision", "recall"]].isna().all()
-    assert pd.Series(clipping_quality(nothing, void, void)).isna().all()
+    assert pd.Series(quality(nothing, void, void)).isna().all()
 
 
 # ---------------------------------------------------------------- precision
@@ -511,3 +522,24 @@ def test_a_step_on_the_gpu_has_the_cpus_loss():
         on_cpu = losses(name, "cpu")
         assert losses(name, "cuda") == pytest.approx(on_cpu, rel=0.02)
         assert on_cpu[1] < on_cpu[0]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_both_loops_take_a_step_on_the_gpu(tiny_dataset, views, tmp_path, precision):
+    """One step of each, and on from there after a restart; the numbers of the first are those of the CPU."""
+    options = {"epochs": 1, "batch_size": 8, "precision": precision}
+    model, history = learn_cams(tiny_dataset, tmp_path / "cam", model=cam_model().cuda(), **options)
+    _, on_cpu = learn_cams(tiny_dataset, tmp_path / "cam_cpu", **options | {"precision": "fp32"})
+    assert next(model.parameters()).is_cuda
+    assert history["loss"][0] == pytest.approx(on_cpu["loss"][0], rel=0.05)
+    _, longer = learn_cams(tiny_dataset, tmp_path / "cam", model=cam_model().cuda(), **options | {"epochs": 2})
+    assert len(longer) == 2 and np.isfinite(longer["loss"]).all()
+
+    options |= {"batch_size": 12, "start_value": 100.0}
+    model, history = learn_masks(tiny_dataset, tmp_path / "masks", model=segmenter().cuda(), watched=views, **options)
+    _, on_cpu = learn_masks(tiny_dataset, tmp_path / "masks_cpu", **options | {"precision": "fp32"})
+    assert next(model.parameters()).is_cuda and len(list((tmp_path / "masks" / "clipping").iterdir())) == 1
+    for column in ("loss", "loss_unclipped", "noise"):
+        assert history[column][0] == pytest.approx(on_cpu[column][0], rel=0.05)

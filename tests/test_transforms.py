@@ -1,7 +1,10 @@
 """Training samples: one function of (seed, epoch, index), image and masks through the same crop, published ranges."""
 
 import colorsys
+import itertools
+import os
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +16,11 @@ from weaktr.data import transforms
 from weaktr.data.transforms import (
     VOID,
     CamSamples,
+    EpochLoader,
+    EpochSampler,
     SegmentationSamples,
     crop_randomly,
     distort_colours,
-    epoch_loader,
     seed_everything,
 )
 
@@ -77,24 +81,58 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(tiny_dataset, make):
 def test_batches_do_not_depend_on_the_number_of_workers(tiny_dataset, make):
     samples = make(tiny_dataset)
 
-    def batches(workers, epoch=0, seed=1):
-        return list(epoch_loader(samples, 3, seed, epoch, workers))
+    def batches(workers, epochs=range(2), seed=1):
+        loader = EpochLoader(samples, 3, seed, epochs, workers)
+        assert len(loader) == 2  # the last, incomplete one is dropped
+        return [list(loader) for _ in epochs]
 
-    one, two = batches(1), batches(2)
-    assert len(one) == len(two) == len(samples) // 3 == 2  # the last, incomplete one is dropped
-    for a, b in zip(one, two):
-        assert all(torch.equal(x, y) for x, y in zip(a, b))
-    assert not torch.equal(batches(1, epoch=1)[0][0], one[0][0])
+    one, two, restarted = batches(1), batches(2), batches(1, range(1, 2))
+    assert [len(epoch) for epoch in one] == [2, 2]
+    for epoch, other in zip([*one, one[1]], [*two, *restarted]):
+        for a, b in zip(epoch, other, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b))
+    assert not torch.equal(one[1][0][0], one[0][0][0])
+
+
+class Processes(torch.utils.data.Dataset):
+    """Samples that are the number of the process that loads them."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        return os.getpid()
+
+
+def test_one_process_loads_all_epochs():
+    loader, before = EpochLoader(Processes(), 2, 0, range(3), 1), torch.get_rng_state()
+    epochs = [torch.cat(list(loader)) for _ in range(3)]
+    assert [len(pids) for pids in epochs] == [4] * 3
+    assert len(torch.cat(epochs).unique()) == 1 and os.getpid() not in epochs[0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_waiting_for_batches_is_counted(monkeypatch):
+    """Each look at the clock finds it one second later: two seconds of five, after the second batch."""
+    monkeypatch.setattr(transforms, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    loader = EpochLoader(Processes(), 2, 0, range(2), 1)
+    for _ in range(2):
+        list(loader)
+        assert loader.wait_share == 2 / 5
 
 
 def test_order_is_a_new_permutation_every_epoch():
     orders = [
-        [index for _, index in transforms.EpochSampler(50, seed, epoch)] for seed, epoch in ((1, 0), (1, 1), (2, 0))
+        [index for [(_, index)] in EpochSampler(50, 1, seed, range(epoch, epoch + 1))]
+        for seed, epoch in ((1, 0), (1, 1), (2, 0))
     ]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-    assert list(transforms.EpochSampler(50, 1, 7)) == list(transforms.EpochSampler(50, 1, 7))
-    assert all(epoch == 7 for epoch, _ in transforms.EpochSampler(50, 1, 7))
+    batches = list(EpochSampler(50, 8, 1, range(3)))
+    assert [len(batch) for batch in batches] == [8] * 18  # two of each fifty are dropped
+    assert [epoch for batch in batches for epoch, _ in batch] == [0] * 48 + [1] * 48 + [2] * 48
+    assert batches[6:] == list(EpochSampler(50, 8, 1, range(1, 3)))
+    assert len(list(EpochSampler(48, 8, 1, range(1)))) == 6 and not list(EpochSampler(7, 8, 1, range(3)))
 
 
 def test_seed_everything_reaches_all_three_generators():

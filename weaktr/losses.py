@@ -51,16 +51,15 @@ def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255,
     pixel_loss = F.cross_entropy(logits.float(), target.long(), ignore_index=ignore_index, reduction="none")
     detached = pixel_loss.detach()
     mean = detached.mean()
-    threshold = torch.full_like(detached[:1], torch.inf)
-    if scope != "none" and mean <= start_value:
-        if cellwise:
-            losses = detached.unsqueeze(1) if scope == "image" else detached.mean(0).view(1, 1, height, width)
-            cells = F.avg_pool2d(losses, patch_size)
-            threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
-            if scope != "local":
-                threshold = threshold.clamp(min=mean)
-        else:
-            threshold = mean.expand_as(threshold)
+    threshold = mean.expand_as(detached[:1])
+    if cellwise:
+        losses = detached.unsqueeze(1) if scope == "image" else detached.mean(0).view(1, 1, height, width)
+        cells = F.avg_pool2d(losses, patch_size)
+        threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
+        if scope != "local":
+            threshold = threshold.clamp(min=mean)
+    active = (mean <= start_value) & (scope != "none")  # stays on the device: an `if` would wait for a GPU
+    threshold = torch.where(active, threshold, torch.inf)
     kept = detached <= threshold
     loss = torch.where(kept, pixel_loss, threshold).mean()  # torch.minimum would halve the gradient at a tie
     return ClippedLoss(loss, detached, threshold, kept)

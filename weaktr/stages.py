@@ -211,8 +211,8 @@ class Progress:
         self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
         self._start = self._printed = time.monotonic()
 
-    def update(self, n=1):
-        """Counts `n` more units of work as done."""
+    def update(self, n=1, note=""):
+        """Counts `n` more units of work as done; `note` ends the line, if one is printed."""
         self.done += n
         now = time.monotonic()
         if self.done < self.total and now - self._printed < PROGRESS_SECONDS:
@@ -225,7 +225,8 @@ class Progress:
             seconds, word = now - self._start, "in all"
         clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d} {word}"
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        print(f"{self.prefix} · {self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock}", flush=True)
+        parts = (self.prefix, f"{self.done}/{self.total} {self.unit}", f"{rate} {self.unit}/s", clock, note)
+        print(" · ".join(filter(None, parts)), flush=True)
 
 
 def results_table(records):

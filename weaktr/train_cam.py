@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
+from torch.utils.data import DataLoader, Dataset
 
-from .data.transforms import CamSamples, epoch_loader, seed_everything
+from .data.transforms import CamSamples, EpochLoader, seed_epoch
 from .errors import ParameterError
 from .files import atomic
 from .inference import generate_cams, normalise
@@ -36,6 +37,7 @@ def learning_rate(epoch, lr, epochs=60, warmup=5):
 
 def pick_device(name="auto"):
     """ "auto" is the first GPU, else the CPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True  # outside of autocast, too: its ten bits are those of a CAM file
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
@@ -75,9 +77,10 @@ def train_cam(
 
     checkpoint: which epoch's weights stay: "last", "map" (best mAP on `val_list`) or "oracle_miou" (best CAMs on
     `oracle_list`, which looks at masks; the rule of the released code). lr: published base rate in units of batch
-    512. progress(total, label) → object with update(n). The state is kept in `folder` after every epoch, so that a
-    run that died goes on where it stopped.
-    → history, one row per epoch: losses, validation mAP (%), learning rate, images per second.
+    512. progress(total, label) → object with update(n, note). The state is kept in `folder` after every epoch, so that
+    a run that died goes on where it stopped.
+    → history, one row per epoch: losses, validation mAP (%), learning rate, images per second, share of the time in
+    which the step waited for data.
     """
     if checkpoint not in CHECKPOINTS:
         raise ParameterError(f"checkpoint {checkpoint!r} is unknown; one of {', '.join(CHECKPOINTS)}")
@@ -96,18 +99,18 @@ def train_cam(
         raise ParameterError(
             f"list {train_list} has {len(samples)} images, fewer than batch size {batch_size}; lower it"
         )
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=device.type == "cuda")
     peak = lr * batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)
     best = Path(folder) / "best.safetensors"
+    loader = EpochLoader(samples, batch_size, seed, range(len(history), epochs), workers)
     for epoch in range(len(history), epochs):
         rate = learning_rate(epoch, peak, epochs, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        seed_everything(seed, epoch)
+        seed_epoch(seed, epoch)
         model.train()
         start, sums = time.perf_counter(), {"cls": 0.0, "coarse": 0.0, "fine": 0.0}
-        loader = epoch_loader(samples, batch_size, seed, epoch, workers)
         bar = progress(len(loader) * batch_size, label=f"epoch {epoch + 1}/{epochs}")
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -119,14 +122,14 @@ def train_cam(
             optimizer.step()
             for name, loss in losses.items():
                 sums[name] += loss.detach()
-            bar.update(len(images))
-        seconds = time.perf_counter() - start
+            bar.update(len(images), f"{loader.wait_share:.1%} waiting for data")
         means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
+        seconds, wait_share = time.perf_counter() - start, loader.wait_share
         if not math.isfinite(sum(means.values())):
             raise ParameterError(
                 f"the loss became {sum(means.values())} in epoch {epoch + 1}; lower the learning rate {lr}"
             )
-        precision_per_class = average_precision(*classify(model, dataset, val_list, precision))
+        precision_per_class = average_precision(*classify(model, dataset, val_list, precision, workers))
         history.append(
             {
                 "epoch": epoch + 1,
@@ -135,6 +138,7 @@ def train_cam(
                 **means,
                 "map_val": 100 * float(np.nanmean(precision_per_class)),
                 "images_per_second": len(loader) * batch_size / seconds,
+                "wait_share": wait_share,
             }
         )
         if checkpoint == "oracle_miou":
@@ -159,21 +163,34 @@ def oracle_miou(model, dataset, list_name):
     return float(curve["miou"].max())
 
 
+class WholeImages(Dataset):
+    """index → image squeezed to the model's training size and normalised (3,S,S), image-level label (C,)."""
+
+    def __init__(self, dataset, list_name, model):
+        self.dataset, self.ids = dataset, dataset.ids(list_name)
+        self.size, self.mean, self.std = model.config["image_size"], model.mean, model.std
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        image = Image.fromarray(self.dataset.image(self.ids[index]))
+        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return normalise(np.asarray(image), self.mean, self.std), self.dataset.labels(self.ids[index])
+
+
 @torch.inference_mode()
-def classify(model, dataset, list_name, precision="auto"):
+def classify(model, dataset, list_name, precision="auto", workers=2):
     """Scores and labels (n,C) of a list: whole images squeezed to the training size, mean of the three logits."""
-    device, size = next(model.parameters()).device, model.config["image_size"]
+    device, images = next(model.parameters()).device, WholeImages(dataset, list_name, model)
     model.eval()
-    scores, labels, ids = [], [], dataset.ids(list_name)
-    for first in range(0, len(ids), 64):
-        batch = ids[first : first + 64]
-        images = [Image.fromarray(dataset.image(i)).resize((size, size), Image.Resampling.BICUBIC) for i in batch]
-        x = torch.stack([normalise(np.asarray(image), model.mean, model.std) for image in images])
+    scores, labels = [], []
+    for x, y in DataLoader(images, 64, num_workers=workers, generator=torch.Generator()):
         with autocast(device, precision):
             output = model(x.to(device))
         scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
-        labels += [dataset.labels(i) for i in batch]
-    return torch.cat(scores).numpy(), np.stack(labels)
+        labels.append(y)
+    return torch.cat(scores).numpy(), torch.cat(labels).numpy()
 
 
 def average_precision(scores, labels):

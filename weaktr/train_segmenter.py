@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data.transforms import epoch_loader, seed_everything
+from .data.transforms import EpochLoader, seed_epoch
 from .errors import ParameterError
 from .files import atomic
 from .losses import gradient_clipping
@@ -49,7 +49,8 @@ def train_segmenter(
     folder/clipping/ WATCHES times during training.
     Wherever the samples carry the truth, it is used for one thing: to record how many clipped pixels had a wrong
     label (precision), how many wrong labels were clipped (recall), and how many there were (noise).
-    → history, one row per iteration.
+    → history, one row per iteration; `wait_share` is the share of the epoch's time until then that went by in waiting
+    for data.
     """
     device = next(model.parameters()).device
     steps = len(samples) // batch_size
@@ -62,42 +63,42 @@ def train_segmenter(
         lr=lr,
         momentum=0.9,
         nesterov=True,
+        fused=device.type == "cuda",
     )
     history = restore(folder, model, optimizer)
     done = len(history) // steps
     tau = start_value or -math.inf
     settle = max(1, int(start_share * iterations))
+    loader = EpochLoader(samples, batch_size, seed, range(done, epochs), workers)
     for epoch in range(done, epochs):
-        seed_everything(seed, epoch)
+        seed_epoch(seed, epoch)
         model.train()
         bar = progress(steps * batch_size, label=f"epoch {epoch + 1}/{epochs}")
-        for step, (images, labels, truth) in enumerate(epoch_loader(samples, batch_size, seed, epoch, workers)):
+        for step, batch in enumerate(loader):
             iteration, start = epoch * steps + step, time.perf_counter()
             if not start_value and iteration >= settle:
                 tau = float(np.mean([row["loss_unclipped"] for row in history[settle - max(1, settle // 10) : settle]]))
             for group in optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(iteration, iterations, lr, min_lr)
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            images, labels, truth = (part.to(device, non_blocking=True) for part in batch)
             with autocast(device, precision):
                 logits = model(images)
             clipped = gradient_clipping(logits, labels, tau, cell, scope=scope)
             optimizer.zero_grad()
             clipped.loss.backward()
             optimizer.step()
-            row = {
-                "iteration": iteration,
-                "loss": clipped.loss.item(),
-                "loss_unclipped": clipped.pixel_loss.mean().item(),
-            }
-            row |= {"start_value": tau if math.isfinite(tau) else math.nan, "lr": optimizer.param_groups[1]["lr"]}
-            row |= clipping_quality(~clipped.kept.cpu(), labels.cpu(), truth)
-            row["images_per_second"] = len(images) / (time.perf_counter() - start)
+            measured = {"loss": clipped.loss.detach(), "loss_unclipped": clipped.pixel_loss.mean()}
+            measured |= clipping_quality(~clipped.kept, labels, truth)
+            row = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan}
+            row["lr"] = optimizer.param_groups[1]["lr"]
+            row |= zip(measured, torch.stack(list(measured.values())).tolist())  # a GPU is waited for here only
+            row |= {"images_per_second": len(images) / (time.perf_counter() - start), "wait_share": loader.wait_share}
             if not math.isfinite(row["loss"]):
                 raise ParameterError(
                     f"the loss became {row['loss']} at iteration {iteration}; lower the learning rate {lr}"
                 )
             history.append(row)
-            bar.update(len(images))
+            bar.update(len(images), f"{loader.wait_share:.1%} waiting for data")
             if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
                 watch_clipping(model, *watched, tau, cell, scope, folder / "clipping" / f"{iteration + 1:06d}.npz")
         keep(folder, model, optimizer, history)
@@ -117,7 +118,8 @@ def watch_clipping(model, images, labels, start_value, cell, scope, path):
 
 
 def clipping_quality(clipped, labels, truth):
-    """Does clipping find label noise? clipped, labels, truth (B,h,w), void 255 → shares in 0…1, NaN where undefined.
+    """Does clipping find label noise? clipped, labels, truth (B,h,w), void 255 → shares in 0…1, NaN where undefined,
+    as scalars on their device.
 
     clipped_share: of all labelled pixels; noise: labels that differ from the truth; precision: clipped pixels whose
     label is wrong; recall: wrong labels that were clipped.
@@ -126,14 +128,11 @@ def clipping_quality(clipped, labels, truth):
     known = labelled & (truth != 255)
     wrong = known & (labels != truth)
 
-    def share(part, whole):
-        return float(part.sum() / whole.sum()) if whole.any() else math.nan
-
     return {
-        "clipped_share": share(clipped & labelled, labelled),
-        "noise": share(wrong, known),
-        "precision": share(clipped & wrong, clipped & known),
-        "recall": share(clipped & wrong, wrong),
+        "clipped_share": (clipped & labelled).sum() / labelled.sum(),
+        "noise": wrong.sum() / known.sum(),
+        "precision": (clipped & wrong).sum() / (clipped & known).sum(),
+        "recall": (clipped & wrong).sum() / wrong.sum(),
     }
 
 

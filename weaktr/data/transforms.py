@@ -2,6 +2,7 @@
 results depend neither on the number of loader processes nor on a restart in the middle."""
 
 import random
+import time
 
 import numpy as np
 import torch
@@ -129,27 +130,60 @@ def seed_everything(*numbers):
     torch.manual_seed(int(state[1]))
 
 
+def seed_epoch(seed, epoch):
+    """Seed what a training loop draws during an epoch (dropout, stochastic depth): after a restart, too, the same."""
+    seed_everything(seed, epoch)
+    torch.empty((), dtype=torch.int64).random_()  # an epoch used to start with this draw of a DataLoader of its own
+
+
 class EpochSampler(Sampler):
-    """Yields (epoch, index) in an order drawn from (seed, epoch)."""
+    """Yields the batches of one epoch after another: lists of (epoch, index) in an order drawn from (seed, epoch).
 
-    def __init__(self, length, seed, epoch):
-        self.length, self.seed, self.epoch = length, seed, epoch
+    epochs: a range. The last incomplete batch of each epoch is dropped.
+    """
 
-    def __len__(self):
-        return self.length
+    def __init__(self, length, batch_size, seed, epochs):
+        self.length, self.batch_size, self.seed, self.epochs = length, batch_size, seed, epochs
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return ((self.epoch, int(index)) for index in order)
+        for epoch in self.epochs:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            for last in range(self.batch_size, self.length + 1, self.batch_size):
+                yield [(epoch, int(index)) for index in order[last - self.batch_size : last]]
 
 
-def epoch_loader(samples, batch_size, seed, epoch, workers):
-    """Batches of one epoch, the last incomplete one dropped. At least one process: samples seed global generators."""
-    return DataLoader(
-        samples,
-        batch_size,
-        sampler=EpochSampler(len(samples), seed, epoch),
-        num_workers=max(1, workers),
-        drop_last=True,
-        pin_memory=torch.cuda.is_available(),
-    )
+class EpochLoader:
+    """Batches of `samples`: every iteration gives the next one of `epochs` (a range).
+
+    One set of processes serves all epochs and goes on loading between them, while the caller validates. At least one
+    process: samples seed global generators.
+    """
+
+    def __init__(self, samples, batch_size, seed, epochs, workers):
+        self.steps = len(samples) // batch_size
+        self._loader = DataLoader(
+            samples,
+            batch_sampler=EpochSampler(len(samples), batch_size, seed, epochs),
+            num_workers=max(1, workers),
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: the caller's random numbers do not depend on the loader
+        )
+        self._batches = None
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        self._start, self._waited = time.perf_counter(), 0.0
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        for _ in range(self.steps):
+            asked = time.perf_counter()
+            batch = next(self._batches)
+            self._waited += time.perf_counter() - asked
+            yield batch
+
+    @property
+    def wait_share(self):
+        """Share of the time since the epoch began, 0…1, in which the caller waited for a batch."""
+        return self._waited / (time.perf_counter() - self._start)
