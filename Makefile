@@ -39,8 +39,8 @@ figures: setup ## draw the figures and tables of the sweeps, and collect all fig
 	cd papermill_runs/reference && for path in */figures/*.p* */*.csv */*.tex */*.md; do \
 	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
 
-bench: setup ## measure speed side by side with the plain limit and the released way
-	for file in cam_step threshold_curve; do .venv/bin/python benchmarks/$$file.py || exit 1; done
+bench: setup ## measure speed side by side with the plain limit and the released way; draws how cost grows
+	for file in cam_step seg_step threshold_curve crf growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style, and that notebooks carry no outputs
 	.venv/bin/ruff check .

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import torch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,3 +41,16 @@ def measure(ways, *, rounds=5, name, unit="s"):
     found.to_csv(RESULTS / f"{name}.csv", index=False)
     print(f"{name} · {psutil.cpu_count()} cores\n{found.round(3).to_string(index=False)}\n", flush=True)
     return found
+
+
+def profile(way, name, rows=12):
+    """Write the operators in which `way` spends its time, most first, as text to results/<name>_profile.txt."""
+    device = "CUDA" if torch.cuda.is_available() else "CPU"
+    with torch.profiler.profile(
+        activities={torch.profiler.ProfilerActivity[kind] for kind in ("CPU", device)}
+    ) as recorded:
+        way()
+    sort = f"self_{device.lower()}_time_total"
+    table = recorded.key_averages().table(sort_by=sort, row_limit=rows, max_name_column_width=40)
+    keep = [line.rstrip() for line in table.splitlines() if line.strip()]
+    (RESULTS / f"{name}_profile.txt").write_text("\n".join(keep) + "\n")

@@ -1,0 +1,154 @@
+"""How does the cost of step 1 grow with image size, batch, classes and number of images? Linux only (peak memory).
+
+    .venv/bin/python benchmarks/growth.py [figure's folder]
+
+Time and memory of a forward pass as CAM generation has it and of a training step, each point in a process of its own.
+A step is run once to warm up and once measured; memory is the peak above what the process held between the two. Drawn
+with fitted exponents as figures/cost_growth.{png,pdf}, the numbers beside it as CSV.
+"""
+
+import ctypes
+import gc
+import re
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from matplotlib.figure import Figure
+
+from weaktr.inference import generate_cams
+from weaktr.losses import cam_losses
+from weaktr.models import create_cam_model
+from weaktr.plots import style
+from weaktr.plots_dense import BLUE, ORANGE, VERMILLION, WIDTH
+from weaktr.pseudo_labels import save_cams
+
+BACKBONE, PATCH = "deit_small_patch16_224", 16
+ONE = {"size": 224, "batch": 1, "classes": 20}
+SWEEPS = {
+    "size": [ONE | {"size": size} for size in (224, 320, 448, 608, 768)],
+    "batch": [ONE | {"batch": batch} for batch in (1, 2, 4, 8)],
+    "classes": [ONE | {"classes": classes} for classes in (20, 45, 90)],
+}
+IMAGES = (1, 2, 4)  # photographs of 500×375 at one scale, mirrored
+KINDS = {"forward": (BLUE, "o", "-"), "training step": (VERMILLION, "s", "--"), "generation": (ORANGE, "^", "-.")}
+
+
+def forward(size, batch, classes):
+    """→ function that computes the CAMs of a batch without gradients."""
+    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size).eval()
+    x = torch.randn(batch, 3, size, size)
+    return torch.inference_mode()(lambda: model(x))
+
+
+def training_step(size, batch, classes):
+    """→ function that takes one step of AdamW."""
+    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size)
+    x, y = torch.randn(batch, 3, size, size), torch.ones(batch, classes)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def way():
+        optimizer.zero_grad()
+        sum(cam_losses(model(x), y).values()).backward()
+        optimizer.step()
+
+    return way
+
+
+def generation(images):
+    """→ function that makes and writes the CAMs of that many photographs with two classes each."""
+    model = create_cam_model(BACKBONE, 20, pretrained=False).eval()
+    image = np.random.default_rng(0).integers(0, 255, (375, 500, 3), np.uint8)
+
+    def way():
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(images):
+                save_cams(Path(folder) / f"{number}.npz", generate_cams(model, image, np.arange(20) < 2, (1.0,)))
+
+    return way
+
+
+def cost(make, settings):
+    """Seconds and peak bytes of the function that `make` builds, the second time it runs."""
+    way = make(**settings)
+    way()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = psutil.Process().memory_info().rss, time.perf_counter()
+    way()
+    seconds = time.perf_counter() - start
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return seconds, peak - before
+
+
+def in_a_process(make, settings):
+    """`cost` in a fork of this process, which computes nothing itself."""
+    with get_context("fork").Pool(1) as pool:
+        return pool.apply(cost, (make, settings))
+
+
+def exponent(x, y):
+    """Slope of log y over log x: the p of y ~ x^p."""
+    return np.polyfit(np.log(x), np.log(y), 1)[0]
+
+
+@style()
+def draw(table):
+    """Time above, memory below, a column per quantity: DataFrame quantity, kind, x, seconds, megabytes → Figure."""
+    names = {"size": "patches of the image", "batch": "batch", "classes": "classes", "images": "images"}
+    figure = Figure(figsize=(WIDTH, 4.4))
+    axes = figure.subplots(2, len(names), sharex="col", sharey="row")
+    for column, (quantity, label) in zip(axes.T, names.items()):
+        for ax, measure in zip(column, ("seconds", "megabytes")):
+            for kind, points in table[table["quantity"] == quantity].groupby("kind", sort=False):
+                colour, marker, line = KINDS[kind]
+                power = round(exponent(points["x"], points[measure]), 2) + 0.0  # no -0.00
+                text = f"{kind} $\\propto x^{{{power:.2f}}}$"
+                ax.plot(points["x"], points[measure], line, color=colour, marker=marker, label=text)
+            ticks = table[table["quantity"] == quantity]["x"].unique()
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], rotation=45 if quantity == "size" else 0)
+            ax.minorticks_off()
+            ax.legend(fontsize=7, loc="upper left", handlelength=2, borderaxespad=0)
+        column[0].set_title("by size, 224 … 768 px" if quantity == "size" else f"by {quantity}")
+        column[1].set_xlabel(label)
+    for ax, text in zip(axes[:, 0], ("seconds", "megabytes above rest")):
+        ax.set_ylabel(text)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * 4)  # room for the legends
+    return figure
+
+
+def main(folder="figures"):
+    """Measure every point, print it, draw and write all."""
+    points = [
+        (quantity, kind, (settings["size"] // PATCH) ** 2 if quantity == "size" else settings[quantity], make, settings)
+        for quantity, sweep in SWEEPS.items()
+        for settings in sweep
+        for kind, make in (("forward", forward), ("training step", training_step))
+    ]
+    points += [("images", "generation", images, generation, {"images": images}) for images in IMAGES]
+    rows = []
+    for quantity, kind, x, make, settings in points:
+        seconds, peak = in_a_process(make, settings)
+        rows.append(
+            {"quantity": quantity, "kind": kind, "x": x, "seconds": seconds, "megabytes": peak / 2**20} | settings
+        )
+        text = ", ".join(f"{name} {value}" for name, value in settings.items())
+        print(f"growth · {kind} · {text} · {seconds:.2f} s · {rows[-1]['megabytes']:.0f} MB", flush=True)
+    table, figure = pd.DataFrame(rows), Path(folder) / "cost_growth"
+    table.drop(columns="x").to_csv(f"{figure}.csv", index=False)
+    drawn = draw(table)
+    drawn.savefig(f"{figure}.pdf", metadata={"CreationDate": None})
+    drawn.savefig(f"{figure}.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
