@@ -58,7 +58,7 @@ def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255,
         threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
         if scope != "local":
             threshold = threshold.clamp(min=mean)
-    active = (mean <= start_value) & (scope != "none")  # stays on the device: an `if` would wait for a GPU
+    active = (mean <= start_value) & (scope != "none")  # on the device: one more `if` would wait for a GPU once more
     threshold = torch.where(active, threshold, torch.inf)
     kept = detached <= threshold
     loss = torch.where(kept, pixel_loss, threshold).mean()  # torch.minimum would halve the gradient at a tie

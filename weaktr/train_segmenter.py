@@ -91,14 +91,14 @@ def train_segmenter(
             measured |= clipping_quality(~clipped.kept, labels, truth)
             row = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan}
             row["lr"] = optimizer.param_groups[1]["lr"]
-            row |= zip(measured, torch.stack(list(measured.values())).tolist())  # a GPU is waited for here only
+            row |= zip(measured, torch.stack(list(measured.values())).tolist())  # together: each would wait for a GPU
             row |= {"images_per_second": len(images) / (time.perf_counter() - start), "wait_share": loader.wait_share}
             if not math.isfinite(row["loss"]):
                 raise ParameterError(
                     f"the loss became {row['loss']} at iteration {iteration}; lower the learning rate {lr}"
                 )
             history.append(row)
-            bar.update(len(images), f"{loader.wait_share:.1%} waiting for data")
+            bar.update(len(images), f"{row['wait_share']:.1%} waiting for data")
             if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
                 watch_clipping(model, *watched, tau, cell, scope, folder / "clipping" / f"{iteration + 1:06d}.npz")
         keep(folder, model, optimizer, history)
