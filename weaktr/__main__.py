@@ -142,7 +142,7 @@ def _compare(options):
 
     parameters, metrics, notes = compare(options.runs)
     for title, table in (("parameters that differ", parameters), ("metrics", metrics.round(2))):
-        print(f"{title}\n{table.to_string() if len(table) else 'none'}\n")
+        print(f"{title}\n{table.to_string(na_rep='–') if len(table) else 'none'}\n")
     print("\n".join(notes), end="")
 
 
