@@ -352,7 +352,7 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
     assert rows.loc["high", "difference"] == pytest.approx((high - low).mean())
     assert rows.loc["high", "difference_low"] > 0 and np.isnan(rows.loc["low", "difference"])
     assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
-    assert "high is better than low" in rows.loc["high", "verdict"]
+    assert rows.loc["high", "verdict"].startswith("score: high is better than low: +")
     text = sweep_results.text(found)
     assert "mean ± std" in text and f"{low.mean():.1f} ± " in text
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()

@@ -63,7 +63,8 @@ def summary(sweep, table):
             found = statistics.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
             row |= {"baseline": base[by_measure], "difference": found.value, "p": found.p, "seeds": found.seeds}
             row |= {"difference_low": found.low, "difference_high": found.high}
-            row["verdict"] = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+            sentence = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+            row["verdict"] = sentence if by_measure else f"{measure}: {sentence}"
         rows.append(row)
     columns = ["low", "high", "baseline", "difference", "difference_low", "difference_high", "p", "seeds", "verdict"]
     found = pd.DataFrame(rows)
