@@ -35,12 +35,10 @@ reference: setup ## make papermill_runs/reference and figures again (what the RE
 # Sweeps that have no finished run here are drawn from the committed results in figures/.
 figures: setup ## draw the figures and tables of the sweeps, and collect all figures of the reference run in figures/
 	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --stages 06
-	mkdir -p figures
-	cd papermill_runs/reference && for path in */figures/*.p* */*.csv */*.tex */*.md; do \
-	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
+	.venv/bin/python -m weaktr figures papermill_runs/reference figures
 
 bench: setup ## measure speed side by side with the plain limit and the released way; draws how cost grows
-	for file in cam_step seg_step threshold_curve crf growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
+	for file in cam_step seg_step threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style, and that notebooks carry no outputs
 	.venv/bin/ruff check .

@@ -32,7 +32,13 @@ def test_every_stage_leaves_what_the_contract_says(smoke):
     for stage in STAGES:
         for name in ("notebook.ipynb", "params.json", "manifest.json", "metrics.json"):
             assert (smoke / stage / name).is_file(), f"{stage}/{name}"
-        assert list((smoke / stage / "figures").glob("*.png"))
+        drawn = {
+            kind: {path.stem for path in (smoke / stage / "figures").glob(f"*.{kind}")}
+            for kind in ("png", "pdf", "csv")
+        }
+        assert drawn["png"] and drawn["png"] == drawn["pdf"] == drawn["csv"], (
+            "each figure as picture, print and numbers"
+        )
     assert len(pd.read_csv(smoke / "01_cam_training/history.csv")) == 1
     assert len(list((smoke / "02_cam_generation/cams").glob("*.npz"))) == 48
     assert len(list((smoke / "03_pseudo_labels/labels").glob("*.png"))) == 48
@@ -89,11 +95,11 @@ def test_ablations_are_drawn_from_the_committed_results(smoke):
     runs.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
     folder = smoke / "06_ablations"
     figures = {f"sweep_demo_{name}{width}" for name in ("composition", "crf") for width in ("", "_one_column")}
-    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published", *figures}
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published_methods", *figures}
     for name in ("demo_composition_table", "demo_crf_table", "published"):
         assert (folder / f"{name}.tex").read_text().startswith(r"\begin{table}")
         assert "| --" in (folder / f"{name}.md").read_text()
-    results = pd.read_csv(folder / "demo_crf_results.csv")
+    results = pd.read_csv(folder / "figures/sweep_demo_crf.csv")
     assert set(results["seed"]) == {504, 505, 506} and results["key"].str.fullmatch("[0-9a-f]{64}").all()
     records = json.loads((folder / "metrics.json").read_text())
     assert len(records) == 8 and all(record["value"] > 30 for record in records)

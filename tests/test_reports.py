@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from test_plots import check
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import plots_paper, presets, runs, tables
+from weaktr import plots_paper, presets, runs, stages, tables
 from weaktr.__main__ import main
 
 
@@ -18,7 +19,9 @@ def two_runs(tmp_path):
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
     finish = (
-        "import matplotlib.pyplot as plt\nfigure, _ = plt.subplots(figsize=(1, 1))\nstage.show(figure, 'empty')\n"
+        "import matplotlib.pyplot as plt, pandas\nfigure, _ = plt.subplots(figsize=(1, 1))\n"
+        "table = pandas.Series([1.5], pandas.Index(['bear'], name='class'), name='ap')\n"
+        "stage.show(figure, 'empty', table)\n"
         'stage.finish([{"list": "val", "list_size": 9, "metric": "mIoU <of> mask", "value": 50 + lr, "crf": True}])'
     )
     write_notebook(notebooks, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", finish)
@@ -44,6 +47,41 @@ def test_compare_shows_what_differs(two_runs, capsys):
     assert re.search(r"01 mIoU <of> mask, val \(9\), CRF +50\.1 +50\.2", out)
 
 
+def test_stale_stages_are_left_out_by_name(two_runs, capsys):
+    """A second stage whose input was made again since: its numbers belong to nothing that still exists."""
+    notebooks = two_runs[0].parent / "notebooks"
+    write_notebook(
+        notebooks,
+        "02_second",
+        PARAMETERS,
+        'stage.finish([{"list": "val", "list_size": 9, "metric": "late", "value": 1.5}])',
+    )
+    runs.run({"lr": 0.1}, two_runs[0], notebooks=notebooks)
+    assert main(["compare", *map(str, two_runs)]) == 0 and "02 late" in capsys.readouterr().out
+    runs.run({"lr": 0.3}, two_runs[0], notebooks=notebooks, stages=["01"])
+    assert main(["compare", *map(str, two_runs)]) == 0
+    out = capsys.readouterr().out
+    assert "02 late" not in out and f"{two_runs[0]}: 02_second left out, made before an earlier stage" in out
+    assert main(["report", str(two_runs[0])]) == 0
+    page = (two_runs[0] / "report.html").read_text()
+    assert "02_second left out" in page and 'id="02_second"' not in page and "late" not in page.split("<section")[0]
+    assert main(["figures", str(two_runs[0]), str(two_runs[0].parent / "out")]) == 2
+    assert "make them again first" in capsys.readouterr().err
+
+
+def test_figures_are_collected_with_their_sources(two_runs, capsys):
+    out = two_runs[0].parent / "out"
+    assert main(["figures", str(two_runs[0]), str(out)]) == 0
+    sources = pd.read_csv(out / "sources.csv").set_index("file")
+    assert sorted(path.name for path in out.iterdir()) == sorted([*sources.index, "sources.csv"])
+    assert set(sources.index) == {"01_empty.pdf", "01_empty.png", "01_empty.csv"}
+    manifest = json.loads((two_runs[0] / "01_first/manifest.json").read_text())
+    row = sources.loc["01_empty.csv"]
+    assert (row["stage"], row["key"], row["seed"]) == ("01_first", manifest["key"], 504)
+    assert row["commit"] == manifest["git"]["commit"]
+    assert (out / "01_empty.csv").read_text() == "class,ap\nbear,1.5\n"
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2 and main(["compare", str(tmp_path)]) == 2
     assert "no finished stage here" in capsys.readouterr().err
@@ -55,6 +93,12 @@ def test_latex_and_markdown():
     assert r"\begin{tabular}{lrl}" in latex and r"a \& b & 1.2 & 1 $\pm$ 2 \\" in latex
     assert r"c\_d & -- & x | y \\" in latex and r"\caption{50 \% of \{it\}}" in latex
     markdown = tables.to_markdown(table)
+    assert tables.to_latex(pd.DataFrame({"a_b": ["50 %~^\\", "−0.5"]})).splitlines()[2:6] == [
+        r"a\_b \\",
+        r"\midrule",
+        r"50 \%\textasciitilde{}\textasciicircum{}\textbackslash{} \\",
+        r"$-$0.5 \\",
+    ]
     assert "| --- | --: | --- |" in markdown and r"x \| y" in markdown and markdown.count("\n") == 4
 
 
@@ -80,7 +124,9 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
         ("05_evaluation", [("mIoU of mask", "val", True, 73.0), ("mIoU of mask", "train", True, 75.0)]),
     ):
         (tmp_path / stage).mkdir()
-        (tmp_path / stage / "manifest.json").write_text(json.dumps({"preset": "voc12_deit_s"}))
+        before = [tmp_path / "03_pseudo_labels"] if stage.startswith("05") else []
+        manifest = {"preset": "voc12_deit_s", "key": stages.stage_key({}, "", before)}
+        (tmp_path / stage / "manifest.json").write_text(json.dumps(manifest))
         names = ("metric", "list", "crf", "value")
         (tmp_path / stage / "metrics.json").write_text(json.dumps([dict(zip(names, r)) for r in records]))
     table = tables.published_results([tmp_path])
@@ -88,7 +134,10 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     assert row["val, measured"] == 73.0 and row["train, measured"] == 75.0
     assert table["val, measured"].notna().sum() == 1
     assert table[table["data"] == "VOC12"].iloc[0]["train, measured"] == 68.0, "CAM labels, whichever backbone follows"
-    (tmp_path / "05_evaluation/params.json").write_text(json.dumps({"crf_settings": "coco"}))
+    parameters = {"crf_settings": "coco"}
+    manifest["key"] = stages.stage_key(parameters, "", before)
+    (tmp_path / "05_evaluation/manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "05_evaluation/params.json").write_text(json.dumps(parameters))
     assert tables.published_results([tmp_path])["val, measured"].notna().sum() == 0, "not the preset's parameters"
 
 
@@ -138,5 +187,10 @@ def test_sweep_figure_hollows_what_could_be_chance():
     ax = plots_paper.sweep(found, table, "Title").axes[0]
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
     assert [face == "white" for face in faces] == [False, True, False]
-    assert "val (9 images) · 3 seeds" in ax.get_xlabel()
+    assert "val (9 images) · 3 runs, a seed each" in ax.get_xlabel()
+    found["runs"], found["oracle"], table["list"] = [3, 2, 3], True, "train_aug:1000"
+    found["variant"] = table["variant"] = ["on oracle_noise=0.0", "refined attention", "c"]
+    for width in (plots_paper.WIDTH, plots_paper.COLUMN):
+        figure = plots_paper.sweep(found, table, "What a pixel's loss is held against", width)
+        assert "2–3 runs, a seed each · oracle" in " · ".join(check(figure)).replace("\n", " · ")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]

@@ -73,7 +73,7 @@ def read(place, source=None, name=""):
 def go(place, *files, jobs=2, executor=None, show=lambda runs: None):
     """Plan and run; returns the runs by name."""
     runs = sweeps.plan(files or [read(place)], notebooks=place / "notebooks")
-    pool = executor or sweeps.local_pool(jobs)
+    pool = executor or sweeps.LocalPool(jobs)
     sweeps.run_sweeps(runs, pool, jobs, notebooks=place / "notebooks", show=show)
     return {one.name: one for one in runs}
 
@@ -85,16 +85,19 @@ def times_run(run):
 # ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_grid_and_variants_multiply(place):
     source = {
-        "grid": {"t": [0.1, 0.2], "lr": [0.3]},
-        "variants": {"a": {}, "b": {"workers": 1}},
+        "grid": {"t": [0.1, 0.2]},
+        "variants": {"a": {}, "b": {"lr": 0.2}},
         "seeds": [7],
         "measure": [{"label": "rate", "stage": "01_first", "metric": "rate"}],
         "set": {"workers": 3},
     }
     found = read(place, source, "both")
-    assert list(found.overrides) == ["a t=0.1,lr=0.3", "a t=0.2,lr=0.3", "b t=0.1,lr=0.3", "b t=0.2,lr=0.3"]
-    assert found.overrides["b t=0.2,lr=0.3"] == {"workers": 1, "t": 0.2, "lr": 0.3}
-    assert found.baseline == "a t=0.1,lr=0.3" and found.stages == ("01_first", "02_second")
+    assert list(found.overrides) == ["a t=0.1", "a t=0.2", "b t=0.1", "b t=0.2"]
+    assert found.overrides["b t=0.2"] == {"workers": 3, "lr": 0.2, "t": 0.2}
+    assert set(found.baselines.values()) == {"a t=0.1"}
+    paired = read(place, source | {"baseline": "a"}, "both").baselines
+    assert paired["b t=0.2"] == paired["a t=0.2"] == "a t=0.2" and paired["b t=0.1"] == "a t=0.1"
+    assert found.stages == ("01_first", "02_second")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,10 @@ def test_grid_and_variants_multiply(place):
         ("t = 0.8", "tt = 0.8", r"variant 'high'.*unknown parameter 'tt', did you mean t"),
         ("t = 0.8", 't = "much"', r"variant 'high'.*parameter t: 'much' is of type str"),
         ("t = 0.8", "t = 0.5", r"'low' and 'high' are the same"),
+        ("t = 0.8", "workers = 5", r"'low' and 'high' are the same to 01_first, 02_second; remove"),
         ("[variants.high]", "[variants.low]", r"cannot be read .*variants"),
+        ("[[measure]]", "[grid]\n[[measure]]", r"\[grid\] is empty; give it an entry, or leave it out"),
+        ("[variants.low]\n[variants.high]\nt = 0.8\n", "[variants]\n", r"\[variants\] is empty"),
         ("[variants.high]", '[variants."../up"]', r"'../up' is a folder's name"),
         ("[[measure]]", "[grid]\nlr = []\n[[measure]]", r"grid.lr is \[\]; give a list"),
         ("[[measure]]", "[grid]\nlr = 0.1\n[[measure]]", r"grid.lr is 0.1; give a list"),
@@ -114,7 +120,7 @@ def test_grid_and_variants_multiply(place):
         ('title = "Thresholds"', 'preset = "demmo"', r"sweep .*unknown preset 'demmo', did you mean demo"),
         ('title = "Thresholds"', 'baseline = "lo"', r"baseline 'lo' is no variant, did you mean low"),
         ('title = "Thresholds"', 'stages = ["1st"]', r"unknown stage '1st'"),
-        ('title = "Thresholds"', 'stages = ["01"]', r"measure 'score' reads a stage that `stages` leaves out"),
+        ('title = "Thresholds"', 'stages = ["01"]', r"'low' and 'high' are the same to 01_first; remove"),
         ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
         ('metric = "mIoU"', "", r"a measure lacks metric"),
         ('list = "val"', 'lst = "val"', r"measure 'score': unknown entry 'lst', did you mean list"),
@@ -132,6 +138,36 @@ def test_bad_files_are_refused(place, old, new, message):
     with pytest.raises(ParameterError, match=message):
         read(place)
     assert not (place / "runs").exists()
+
+
+def test_a_measure_of_a_stage_that_does_not_run_is_refused(place):
+    measure = {"label": "score", "stage": "02_second", "metric": "mIoU"}
+    with pytest.raises(ParameterError, match="measure 'score' reads a stage that `stages` leaves out"):
+        read(place, {"stages": ["01"], "measure": [measure]}, "less")
+
+
+def test_a_sweep_in_a_cell_needs_a_name(place):
+    for name in ("", "../up", ".hidden"):
+        with pytest.raises(ParameterError, match="its name becomes a folder's"):
+            read(place, {"measure": [{"label": "x", "stage": "02_second", "metric": "mIoU"}]}, name)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ({"fusion": "adaptve"}, r"parameter fusion: 'adaptve' is unknown, did you mean adaptive\?; one of"),
+        ({"dataset": "voc12", "data_root": "nowhere"}, r"nowhere"),
+        ({"train_list": "train_agu"}, r"train_agu"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, message):
+    """Values that no part of the method knows, and data that are not there: by the plan, on the real notebooks."""
+    measure = {"label": "mask", "stage": "05_evaluation", "metric": "mIoU of mask", "list": "val", "crf": False}
+    source = {"preset": "smoke", "variants": {"base": {}, "other": override}, "measure": [measure]}
+    sweep = sweep_files.read_sweep(source, "bad", root=tmp_path / "runs")
+    with pytest.raises(UserError, match=message):
+        sweeps.plan([sweep])
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_file_is_refused(place):
@@ -153,6 +189,9 @@ def test_a_run_of_another_version_is_refused(place):
 def test_shipped_sweeps_are_valid(path):
     found = sweep_files.read_sweep(path)
     assert len(found.seeds) >= 3 and found.question.strip() and found.title
+    for runs in [sweeps.plan([found], check=False)] if path.parent.name == "demo" else []:
+        last = {sweeps._identity(one, found.stages[-1]) for one in runs}
+        assert len(last) == len(runs), "every variant and seed is another run to the last stage"
     twin = "voc12" if path.parent.name == "demo" else "demo"
     assert (path.parents[1] / twin / path.name).is_file(), "each sweep has a demo version and one for VOC12"
     if len(found.overrides) == 1:
@@ -203,6 +242,18 @@ def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
     assert sum(one.seconds > 0 for one in again.values()) == 1, "only what was missing ran"
 
 
+def test_a_killed_worker_is_its_own_run_s_failure(place):
+    """As by the kernel when memory runs out: SIGKILL for the process that runs the stage."""
+    kill = "import os, signal, psutil\nif t == 0.8 and seed == 1: psutil.Process().parent().kill()\n"
+    write_notebook(place / "notebooks", "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", kill + SECOND)
+    runs = go(place, jobs=1)
+    assert {name: one.state for name, one in runs.items()} == {
+        "low-seed1": "done", "low-seed2": "done", "high-seed1": "failed", "high-seed2": "done"
+    }  # fmt: skip
+    told = json.loads((place / "runs/demo_thresholds/sweep.json").read_text())["high-seed1"]["message"]
+    assert told == "02_second: its process was killed, most often for lack of memory"
+
+
 def test_a_failed_shared_stage_fails_all_that_need_it(place):
     write_notebook(place / "notebooks", "01_first", PARAMETERS, "raise ValueError('no data')")
     runs = go(place)
@@ -236,7 +287,7 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
         "    notebooks = place / 'notebooks'\n"
         "    sweep = sweep_files.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=notebooks)\n"
         "    runs = sweeps.plan([sweep], notebooks=notebooks)\n"
-        "    sweeps.run_sweeps(runs, sweeps.local_pool(1), 1, notebooks=notebooks)\n"
+        "    sweeps.run_sweeps(runs, sweeps.LocalPool(1), 1, notebooks=notebooks)\n"
     )
     (place / "go.py").write_text(script)
     started = subprocess.Popen([sys.executable, place / "go.py", place], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -301,7 +352,7 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
     assert rows.loc["high", "difference"] == pytest.approx((high - low).mean())
     assert rows.loc["high", "difference_low"] > 0 and np.isnan(rows.loc["low", "difference"])
     assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
-    assert "high is better than low" in rows.loc["high", "verdict"]
+    assert rows.loc["high", "verdict"].startswith("score: high is better than low: +")
     text = sweep_results.text(found)
     assert "mean ± std" in text and f"{low.mean():.1f} ± " in text
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
@@ -313,8 +364,8 @@ def test_results_are_read_back_where_the_runs_are_gone(place):
     go(place)
     made = sweep_results.load(sweep, place, place / "notebooks")
     assert made[2] == "4 finished runs"
-    for name, frame in zip(("results", "summary"), made):
-        frame.to_csv(place / f"06_{sweep.name}_{name}.csv", index=False)
+    for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary"), made):
+        frame.to_csv(place / f"06_{name}.csv", index=False)
     shutil.rmtree(sweep.folder)
     table, found, source = sweep_results.load(sweep, place, place / "notebooks")
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
@@ -329,6 +380,18 @@ def test_one_variant_compares_its_measures(place):
     found = sweep_results.summary(sweep, sweep_results.results(sweep, place / "notebooks")).set_index("measure")
     assert found.loc["b", "baseline"] == "a" and found.loc["b", "difference"] == 0
     assert "no difference" in found.loc["b", "verdict"]
+
+
+def test_measures_on_different_lists_are_not_compared(place):
+    """Even where the lists are of one size: other images cannot be paired."""
+    two = SECOND.replace("stage.finish([", 'stage.finish([{"list": "train", "list_size": 12, "metric": "mIoU", '
+                         '"value": miou, "counts": "main"}, ')  # fmt: skip
+    write_notebook(place / "notebooks", "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", two)
+    measures = [{"label": name, "stage": "02_second", "metric": "mIoU", "list": name} for name in ("val", "train")]
+    sweep = read(place, {"seeds": [1], "measure": measures}, "lists")
+    go(place, sweep)
+    found = sweep_results.summary(sweep, sweep_results.results(sweep, place / "notebooks"))
+    assert found["difference"].isna().all() and found["low"].notna().all()
 
 
 def test_an_ambiguous_measure_is_refused(place):
@@ -357,9 +420,9 @@ def test_estimate_and_plan_in_words(place):
 def test_progress_prints_one_line_per_run(place, capsys):
     runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
     with console.progress(runs) as show:
-        sweeps.run_sweeps(runs, sweeps.local_pool(2), 2, notebooks=place / "notebooks", show=show)
+        sweeps.run_sweeps(runs, sweeps.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
     lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
-    assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stages shared" in line for line in lines)
+    assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stage shared" in line for line in lines)
 
 
 def test_command_line_refuses_before_it_starts(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The command line: python -m weaktr run, sweep, compare, report, import, data, presets, parameters."""
+"""The command line: python -m weaktr run, sweep, compare, report, figures, import, data, presets, parameters."""
 
 import argparse
 import signal
@@ -61,6 +61,10 @@ def _parser():
     report = commands.add_parser("report", help="a run as one HTML page that needs no network")
     report.set_defaults(command=_report)
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    figures = commands.add_parser("figures", help="copy all figures and tables of a run into one folder")
+    figures.set_defaults(command=_figures)
+    figures.add_argument("run", metavar="RUN", help="a run's folder")
+    figures.add_argument("target", nargs="?", default="figures", metavar="FOLDER", help="default: figures")
     released = commands.add_parser("import", help="turn a checkpoint of the authors' code into one of weaktr")
     released.set_defaults(command=_import)
     released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
@@ -118,7 +122,7 @@ def _sweep(options):
         limits = {"partition": options.slurm_partition, "gpus": options.gpus, "cpus": options.cpus}
         pool = sweeps.slurm_pool(sweeps.SWEEPS, minutes=options.minutes, **limits)
     else:
-        pool = sweeps.local_pool(jobs)
+        pool = sweeps.LocalPool(jobs)
     with console.progress(planned) as show:
         sweeps.run_sweeps(planned, pool, jobs, show=show)
     for sweep in files:
@@ -136,9 +140,10 @@ def _sweep(options):
 def _compare(options):
     from .reports import compare
 
-    parameters, metrics = compare(options.runs)
+    parameters, metrics, notes = compare(options.runs)
     for title, table in (("parameters that differ", parameters), ("metrics", metrics.round(2))):
-        print(f"{title}\n{table.to_string() if len(table) else 'none'}\n")
+        print(f"{title}\n{table.to_string(na_rep='–') if len(table) else 'none'}\n")
+    print("\n".join(notes), end="")
 
 
 def _report(options):
@@ -146,6 +151,12 @@ def _report(options):
 
     for run in options.runs:
         print(report(run))
+
+
+def _figures(options):
+    from .reports import collect_figures
+
+    print(f"{options.target}: {len(collect_figures(options.run, options.target))} files, sources.csv says whence")
 
 
 def _import(options):

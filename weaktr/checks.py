@@ -3,6 +3,7 @@
 from .data import check_parameters as check_data
 from .data.images import read_image
 from .errors import ParameterError, UserError
+from .parameters import near
 from .stages import resolve
 
 POSITIVE = (
@@ -36,7 +37,8 @@ def check_run(values, data=True):
     }
     for name, known in choices.items():
         if name in values and values[name] not in known:
-            raise ParameterError(f"parameter {name}: {values[name]!r} is unknown; one of {', '.join(known)}")
+            close = near(values[name], known)
+            raise ParameterError(f"parameter {name}: {values[name]!r} is unknown{close}; one of {', '.join(known)}")
     for name in POSITIVE:
         if name in values and not values[name] > 0:
             raise ParameterError(f"parameter {name}: {values[name]} must be greater than 0")

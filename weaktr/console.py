@@ -3,8 +3,9 @@
 import contextlib
 import math
 import sys
+import time
 
-COLOURS = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "bold red"}
+COLOURS = {"running": "cyan", "failed": "bold red", "waiting": "dim", "done": "green"}
 
 
 def clock(seconds):
@@ -22,14 +23,15 @@ def counts(runs):
 
 
 def table(runs):
-    """A rich table of all runs."""
+    """A rich table of all runs, on top those that a short terminal should not cut off."""
     from rich.table import Table
 
     view = Table("sweep", "run", "state", "stage, or what went wrong", "shared", "time", title=counts(runs))
-    for one in runs:
+    for one in sorted(runs, key=lambda one: list(COLOURS).index(one.state)):
         state = f"[{COLOURS[one.state]}]{one.state}[/]"
         message = one.message.splitlines()[0] if one.message else ""
-        view.add_row(one.sweep.name, one.name, state, message, str(one.shared or ""), clock(one.seconds))
+        seconds = one.seconds + (time.monotonic() - one.began if one.state == "running" else 0)
+        view.add_row(one.sweep.name, one.name, state, message, str(one.shared or ""), clock(seconds))
     return view
 
 
@@ -39,8 +41,8 @@ def progress(runs):
     if sys.stdout.isatty():
         from rich.live import Live
 
-        with Live(table(runs), auto_refresh=False) as live:
-            yield lambda runs: live.update(table(runs), refresh=True)
+        with Live(get_renderable=lambda: table(runs), refresh_per_second=1) as live:
+            yield lambda runs: live.refresh()
         return
     told = {id(one) for one in runs if one.state == "done"}
 
@@ -48,8 +50,12 @@ def progress(runs):
         for one in runs:
             if one.state in ("done", "failed") and id(one) not in told:
                 told.add(id(one))
-                shared = f", {one.shared} stages shared" if one.shared else ""
-                detail = f" · {one.message}" if one.state == "failed" else f" in {clock(one.seconds)}{shared}"
+                shared = f", {one.shared} stage{'s' if one.shared > 1 else ''} shared" if one.shared else ""
+                detail = (
+                    f" · {one.message.splitlines()[0]}"
+                    if one.state == "failed"
+                    else f" in {clock(one.seconds)}{shared}"
+                )
                 print(f"{one.sweep.name} · {one.name} · {one.state}{detail} · {counts(runs)}", flush=True)
 
     yield tell

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from .plots_dense import (
     BLACK,
     BLUE,
+    COLUMN,
     GREEN,
     OKABE_ITO,
     ORANGE,
@@ -25,6 +26,7 @@ from .plots_dense import (
     best_typical_worst,
     cam_stages,
     clipped_pixels,
+    clipping_scores,
     colour_mask,
     label_grid,
     qualitative_grid,
@@ -36,12 +38,13 @@ from .plots_dense import (
 
 __all__ = [
     "attention_gallery", "best_typical_worst", "cam_stages", "class_frequencies", "clipped_pixels", "clipping_history",
-    "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights", "iou_comparison", "label_grid",
-    "per_class_bars", "qualitative_grid", "sample_sheet", "seed_view", "size_against_iou", "stage_bars", "style",
-    "threshold_curve", "training_history", "use_style",
+    "clipping_scores", "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights",
+    "iou_comparison", "label_grid", "per_class_bars", "qualitative_grid", "sample_sheet", "seed_view",
+    "size_against_iou", "stage_bars", "style", "threshold_curve", "training_history", "use_style",
 ]  # fmt: skip
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 GREY = "0.45"
+SMALL = 10  # classes whose matrix fits one column
 
 
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,8 +102,9 @@ def co_occurrence(matrix, names):
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 100 * matrix / np.diag(matrix)[:, None]
     np.fill_diagonal(share, np.nan)
-    side = np.clip(0.36 * len(names), 2.2, WIDTH - 1.4)
-    figure = Figure(figsize=(side + 1.4, side + 1.2))
+    width = COLUMN if len(names) <= SMALL else WIDTH
+    side = width - 1.0
+    figure = Figure(figsize=(width, side + 1.2))
     ax = figure.subplots()
     _heat_map(ax, share, names, names, "{:.0f}".format, inches=side)
     ax.set(title="Images of the row's class that\nalso show the column's class (%)")
@@ -131,24 +135,19 @@ def training_history(history):
 
 
 @style()
-def per_class_bars(values, title, xlabel, reference=None):
+def per_class_bars(values, title, xlabel):
     """Horizontal bars by class, the largest on top, with the mean as a line; NaN classes at the bottom as "absent".
 
-    `values` is a Series by class name; `reference`, a Series by class name or one number, is marked on the bars and
-    named by its `name` ("reference" if none).
+    `values` is a Series by class name.
     """
     values = values.sort_values(ascending=False, kind="stable", na_position="last")
     text = "{:,.0f}".format if pd.api.types.is_integer_dtype(values.dtype) else "{:.1f}".format
-    figure = Figure(figsize=(0.65 * WIDTH, 0.19 * len(values) + 1.0))
+    figure = Figure(figsize=(COLUMN, 0.19 * len(values) + 1.0))
     ax = figure.subplots()
     _bars(ax, values.to_numpy(float), list(map(str, values.index)), SKY, text)
-    ax.axvline(values.mean(), color=GREY, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}", zorder=0)
-    if reference is not None:
-        marks = reference.reindex(values.index) if isinstance(reference, pd.Series) else [reference] * len(values)
-        name = getattr(reference, "name", None) or "reference"
-        ax.plot(marks, range(len(values)), "|", color=BLACK, markersize=9, markeredgewidth=1.6, label=name)
+    ax.axvline(values.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}")
     ax.set(title=title, xlabel=xlabel, xlim=(0, None))
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -194,7 +193,7 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
     """
     errors = {"false_positive": "called a class wrongly", "false_negative": "missed of a class"}
     second = set(errors) <= set(curve.columns)
-    figure = Figure(figsize=(WIDTH if second else 4.8, 3.0))
+    figure = Figure(figsize=(WIDTH if second else COLUMN, 3.0))
     axes = figure.subplots(1, 1 + second, squeeze=False)[0]
     x = curve["threshold"]
     for name in curve.columns.difference(["threshold", "miou", *errors]):
@@ -221,15 +220,17 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
 
 @style()
 def curves(table, xlabel, title):
-    """Every column of a DataFrame over its index, with the greatest value of each in the legend."""
-    figure = Figure(figsize=(4.8, 3.4))
+    """Every column of a DataFrame over its index, with the greatest value of each in the legend and ringed."""
+    figure = Figure(figsize=(COLUMN, 2.5 + 0.17 * table.shape[1]))
     ax = figure.subplots()
     for i, (name, values) in enumerate(table.items()):
-        at, colour, dashes = values.idxmax(), OKABE_ITO[i % 8], ("-", *LINES)[i % 5]
-        ax.plot(table.index, values, color=colour, linestyle=dashes, label=f"{name}: best {values[at]:.1f} at {at:.2f}")
-        ax.plot(at, values[at], "o", color=colour)
+        at, look = values.idxmax(), {"color": OKABE_ITO[i % 8], "marker": MARKERS[i % 8], "linestyle": LINES[i % 4]}
+        every = (i, max(1, len(table) // 8))  # so many marks that each line is known by its own, also in grey
+        label = f"{name}: best {values[at]:.1f} at {at:.2f}"
+        ax.plot(table.index, values, **look, markevery=every, markersize=4, label=label)
+        ax.plot(at, values[at], **look, markersize=7, markeredgecolor=BLACK)
     ax.set(xlabel=xlabel, title=title, ylim=(0, None))
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -297,7 +298,7 @@ def crf_gain(table):
 # ── 04 · online retraining ────────────────────────────────────────────────────────────────────────────────────────
 @style()
 def clipping_history(history, start_value=None):
-    """Clipping over training: DataFrame iteration, loss, loss_unclipped, clipped_share, precision, recall and, where
+    """Clipping over training: DataFrame epoch, loss, loss_unclipped, clipped_share, precision, recall and, where
     measured, base_rate (share of wrong pixels among all). Faint: as logged; bold: running mean.
 
     `start_value` is the loss from which on pixels are clipped.
@@ -308,8 +309,8 @@ def clipping_history(history, start_value=None):
 
     def line(ax, column, colour, dashes, label):
         smooth = history[column].rolling(window, min_periods=1, center=True).mean().where(history[column].notna())
-        ax.plot(history["iteration"], history[column], color=colour, alpha=0.25, linewidth=0.7)
-        ax.plot(history["iteration"], smooth, color=colour, linestyle=dashes, label=label)
+        ax.plot(history["epoch"], history[column], color=colour, alpha=0.25, linewidth=0.7)
+        ax.plot(history["epoch"], smooth, color=colour, linestyle=dashes, label=label)
 
     line(loss, "loss_unclipped", GREY, "--", "before clipping")
     line(loss, "loss", BLUE, "-", "after clipping")
@@ -324,7 +325,7 @@ def clipping_history(history, start_value=None):
         line(finds, "base_rate", BLACK, ":", "wrong labels among all pixels (clipping at random)")
     loss.set(title="Loss", ylim=(0, None))
     share.set(title="Share of clipped pixels", ylim=(0, None))
-    finds.set(title="Does clipping find label noise?", ylim=(0, None), xlabel="iteration")
+    finds.set(title="Does clipping find label noise?", ylim=(0, None), xlabel="epoch")
     for ax in (share, finds):
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.yaxis.set_major_locator(MaxNLocator(4))
@@ -339,8 +340,9 @@ def confusion(matrix, names):
     """Confusion matrix (K, K) of pixels, truth in rows, as the percentage of each row; under 0.5 % left blank."""
     matrix = np.asarray(matrix, float)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = np.clip(0.36 * len(names), 2.2, WIDTH - 1.0)
-    figure = Figure(figsize=(side + 1.0, side + 1.0))
+    width = COLUMN if len(names) <= SMALL else WIDTH
+    side = width - 1.0
+    figure = Figure(figsize=(width, side + 1.0))
     ax = figure.subplots()
     _heat_map(ax, share, names, names, lambda value: f"{value:.0f}" if value >= 0.5 else "", inches=side, high=100)
     ax.set(title="Pixels of each true class (%)", xlabel="predicted", ylabel="true")
@@ -349,17 +351,15 @@ def confusion(matrix, names):
 
 @style()
 def size_against_iou(table):
-    """Whether small objects fail: DataFrame with a row per object, size (% of the image), iou (%) and class."""
-    figure = Figure(figsize=(0.75 * WIDTH, 3.2))
+    """Whether small objects fail: DataFrame with a row per object, size (% of the image) and iou (%)."""
+    figure = Figure(figsize=(COLUMN, 3.0))
     ax = figure.subplots()
-    groups = list(table.groupby("class", sort=True))
-    for i, (name, rows) in enumerate(groups):
-        look = {"color": OKABE_ITO[i], "marker": MARKERS[i], "label": name} if len(groups) <= 8 else {"color": SKY}
-        ax.scatter(rows["size"], rows["iou"], s=18, alpha=0.8, linewidth=0.3, edgecolor="white", **look)
+    ax.scatter(table["size"], table["iou"], s=10, color=SKY, alpha=0.7, linewidth=0, label="one object")
     edges = np.unique(np.quantile(table["size"], np.linspace(0, 1, 7)))
     bins = table.groupby(np.clip(np.searchsorted(edges, table["size"], "right"), 1, max(1, len(edges) - 1)))
-    ax.plot(bins["size"].median(), bins["iou"].mean(), color="white", linewidth=4)
-    ax.plot(bins["size"].median(), bins["iou"].mean(), "-o", color=BLACK, linewidth=1.8, label="mean of each sixth")
+    middle, mean = bins["size"].median(), bins["iou"].mean()
+    ax.plot(middle, mean, "-o", color="white", linewidth=4, markersize=8)
+    ax.plot(middle, mean, "-o", color=BLACK, linewidth=1.8, label="mean of each sixth, by size")
     ax.set_xscale("log")
     low, high = table["size"].min() * 0.9, table["size"].max() * 1.1
     ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 2, 5, 10, 20, 40, 80) if low <= tick <= high]
@@ -367,7 +367,7 @@ def size_against_iou(table):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(title="IoU of each object (%)", xlabel="size (% of the image)", xlim=(low, high), ylim=(-2, 102))
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -376,7 +376,7 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     """The chain of stages, from the top down: DataFrame stage (what and on which list) and value (%), and, where there
     are any, oracle (bool, hatched: made or chosen with masks), std (error bars) and list (sets the colour)."""
     lists = list(dict.fromkeys(results["list"])) if "list" in results else []
-    colours = [(SKY, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]] if lists else SKY
+    colours = [(BLUE, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]] if lists else SKY
     oracle = results.get("oracle", pd.Series(False, results.index)).astype(bool)
     spread = results.get("std", pd.Series(np.nan, results.index)).to_numpy(float)
     figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))
@@ -388,7 +388,7 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     for i, s in enumerate(spread):
         ax.errorbar(values[i], i, xerr=s, color=BLACK, linewidth=1, capsize=2)
     ax.set(title=title, xlim=(0, None))
-    handles = [Patch(color=(SKY, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
+    handles = [Patch(color=(BLUE, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
     if oracle.any():
         handles.append(
             Patch(facecolor="0.7", hatch="////", edgecolor="white", label="oracle: made or chosen with masks")

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
@@ -23,7 +24,7 @@ from .data.images import palette
 from .metrics import seed_mask
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
-WIDTH = 7.2  # inches, two columns of a paper
+WIDTH, COLUMN = 7.2, 3.5  # inches, two columns of a paper and one
 VOID = (236, 236, 228)
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW = OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442",
@@ -65,7 +66,7 @@ def colour_mask(mask):
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _grid(shapes, columns, titles=(), names=()):
     """Figure, too tall until `_fit`, and its bare axes (rows, columns), a row for each (height, width) of `shapes`."""
-    tile = min(1.75, (WIDTH - 0.3) / columns)
+    tile = min(1.6, (WIDTH - 0.3) / columns)  # two tiles fill one column
     heights = [tile * height / width for height, width in shapes]
     figure = Figure(figsize=(tile * columns + 0.3, sum(heights) + 0.4 * len(heights) + 1), layout="compressed")
     figure.get_layout_engine().set(w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
@@ -274,6 +275,26 @@ def label_grid(rows, class_names):
     return _fit(figure)
 
 
+def clipping_scores(rows):
+    """How well clipping finds wrong labels, a row for each of the rows that `clipped_pixels` draws.
+
+    → DataFrame of shares in 0..1: wrong (of the pixels), precision and recall; NaN where nothing is clipped or wrong.
+    """
+    found = []
+    for row in rows:
+        _, wrong, clipped = _wrong_and_clipped(row)
+        hits, known = (wrong & clipped).sum(), (row["truth"] != 255) & (row["label"] != 255)
+        with np.errstate(invalid="ignore"):
+            shares = np.array([wrong.sum(), hits, hits]) / np.array([known.sum(), clipped.sum(), wrong.sum()])
+        found.append(dict(zip(("wrong", "precision", "recall"), shares)))
+    return pd.DataFrame(found)
+
+
+def _wrong_and_clipped(row):
+    void = (row["truth"] == 255) | (row["label"] == 255)
+    return void, (row["label"] != row["truth"]) & ~void, row["clipped"] & ~void
+
+
 @style()
 def clipped_pixels(rows, class_names):
     """Whether clipping finds label noise: each row is a dict image, label (pseudo label), truth (masks), loss (map, per
@@ -284,18 +305,16 @@ def clipped_pixels(rows, class_names):
     titles = ["image", "pseudo label", "truth", "errors (dark)", "pixel loss", "clipped pixels"]
     figure, axes = _grid([row["image"].shape[:2] for row in rows], len(titles), titles)
     greatest = max(np.percentile(row["loss"], 99) for row in rows)
-    for line, row in zip(axes, rows):
-        void = (row["truth"] == 255) | (row["label"] == 255)
-        wrong, clipped = (row["label"] != row["truth"]) & ~void, row["clipped"] & ~void
+    for line, row, score in zip(axes, rows, clipping_scores(rows).itertuples()):
+        void, wrong, clipped = _wrong_and_clipped(row)
         for ax, key in zip(line, ("image", "label", "truth")):
             _show(ax, row[key])
         _codes(line[3], np.where(void, 4, 3 * wrong), CLIPPING)
         drawn = line[4].imshow(row["loss"], cmap=HEAT, vmin=0, vmax=greatest)
         _codes(line[5], np.select([void, wrong & clipped, clipped, wrong], [4, 1, 2, 3], 0), CLIPPING)
-        hits = (wrong & clipped).sum()
-        precision, recall = (f"{hits / n:.0%}" if n else "–" for n in (clipped.sum(), wrong.sum()))
-        line[3].set_xlabel(f"{wrong.sum() / max(1, (~void).sum()):.0%} wrong", fontsize=7, labelpad=2)
-        line[5].set_xlabel(f"prec. {precision}, rec. {recall}", fontsize=7, labelpad=2)
+        precision, recall = ("–" if np.isnan(share) else f"{share:.0%}" for share in (score.precision, score.recall))
+        line[3].set_xlabel(f"{np.nan_to_num(score.wrong):.0%} wrong", fontsize=7, labelpad=2)
+        line[5].set_xlabel(f"precision {precision}\nrecall {recall}", fontsize=7, labelpad=2)
     figure.colorbar(
         drawn, ax=axes, location="bottom", shrink=0.4, aspect=40, extend="max", label="cross entropy before clipping"
     )
@@ -318,7 +337,7 @@ def best_typical_worst(groups, class_names):
             for ax, key in zip(line[3 * i :], ("image", "truth", "prediction")):
                 _show(ax, row[key])
                 if key == "prediction":
-                    _title(ax, f"IoU {row['iou']:.0f}%", 1.1)
+                    _title(ax, f"mIoU {row['iou']:.0f}%", 1.1)
                 elif number == 0:
                     _title(ax, key, 1.1)
     masks = [row[key] for rows in groups.values() for row in rows for key in ("truth", "prediction")]

@@ -1,5 +1,5 @@
 """Figures that sum up many runs: sweeps, published numbers, correlation between heads. As in `plots.py`: tables in, a
-new matplotlib Figure out, two columns (7.2 in) wide or one (3.5 in)."""
+new matplotlib Figure out, two columns (WIDTH) wide or one (COLUMN)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .plots_dense import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH, style
+from .plots_dense import BLACK, BLUE, COLUMN, GREEN, ORANGE, VERMILLION, WIDTH, style
+from .statistics import runs_in_words
 
-ONE_COLUMN = 3.5  # inches
 SUPERVISION = {  # what a method is given besides image labels → colour, marker
     "image labels only": (BLUE, "o"),
     "and CLIP or text": (ORANGE, "s"),
@@ -23,19 +23,19 @@ SUPERVISION = {  # what a method is given besides image labels → colour, marke
 def sweep(found, table, title, width=WIDTH):
     """The variants of a sweep: DataFrames of `sweep_results.summary` (one row a variant or measure) and `results`.
 
-    Small dots are seeds, the large one their mean, the line its bootstrap interval. Hollow: the paired difference from
-    the baseline (dashed) could be chance.
+    Strokes are seeds, the dot is their mean, the line its bootstrap interval. Hollow: the paired difference from the
+    baseline (dashed where there is but one) could be chance, or is not known.
     """
     by_measure = bool(found["by_measure"].iloc[0])
     name = "measure" if by_measure else "variant"
     rows = found if by_measure else found[found["measure"] == found["measure"].iloc[0]]
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
-    figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width >= 5 else 1.7)))
+    figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width > COLUMN else 2.0)))
     ax = figure.subplots()
     base = rows[rows["is_baseline"]]
     for y, row in enumerate(rows.itertuples()):
         dots = values[values[name] == getattr(row, name)]["value"]
-        ax.plot(dots, np.full(len(dots), y), ".", color=SKY, markersize=5, zorder=2)
+        ax.plot(dots, np.full(len(dots), y + 0.26), "|", color=BLACK, markersize=4, markeredgewidth=0.9)
         told = row.is_baseline or row.difference_low > 0 or row.difference_high < 0
         if np.isfinite(row.low):
             ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.2, zorder=3)
@@ -45,24 +45,25 @@ def sweep(found, table, title, width=WIDTH):
             f"{row.mean:.1f}{spread}", (1, y), (4, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize=7.5,
         )  # fmt: skip
-    if len(base):
+    if len(base) == 1:
         ax.axvline(base["mean"].iloc[0], color="0.45", linestyle="--", linewidth=1, zorder=1)
     ax.set_yticks(range(len(rows)), rows[name])
     ax.set(ylim=(len(rows) - 0.4, -0.6))
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    seeds = f"{rows['runs'].min()} seed{'s' if rows['runs'].min() > 1 else ''}"
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
     oracle = " · oracle" if rows["oracle"].any() else ""
-    narrow = width < 5
-    ax.set(title=title, xlabel=what + ("\n" if narrow else " · ") + f"{lists} · {seeds}{oracle}")
+    narrow = width <= COLUMN
+    facts = [what, lists, runs_in_words(rows["runs"]) + oracle]
+    ax.set(title=title, xlabel=("\n" if narrow else " · ").join(facts))
     marks = [
         Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
-        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="no difference told"),
-        Line2D([], [], color=SKY, marker=".", linestyle="", label="one seed"),
+        *([Line2D([], [], color="0.45", linestyle="--", label="baseline")] if len(base) == 1 else []),
+        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="difference may be chance"),
+        Line2D([], [], color=BLACK, marker="|", linestyle="", label="one seed"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=1 if narrow else 3)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else 4)
     return figure
 
 
@@ -92,7 +93,8 @@ def _free_places(table, size=(300, 230)):
 def published(table):
     """Published mIoU on VOC12 val against COCO14 val: DataFrame as assets/published_miou.csv.
 
-    Numbers refer to the list at the right; hollow marks, † there: read from another paper's comparison table.
+    Numbers refer to the list at the right; hollow marks, † there: read from another paper's comparison table. Methods
+    that lack one of the two numbers are left out.
     """
     table = table.dropna(subset=["voc12_val", "coco14_val"]).sort_values("voc12_val", ascending=False)
     figure = Figure(figsize=(WIDTH, 4.3))
@@ -105,12 +107,13 @@ def published(table):
             row.voc12_val, row.coco14_val, marker, color=colour, markersize=8 if ours else 6,
             markerfacecolor=colour if primary else "white", markeredgewidth=1.2,
         )  # fmt: skip
-        lines.append((f"{number}  {row.method}, {row.backbone}{'' if primary else ' †'}", ours))
+        backbone = "backbone not stated" if row.backbone == "not stated" else row.backbone
+        lines.append((f"{number}  {row.method}, {backbone}{'' if primary else ' †'}", ours))
     for number, (row, (dx, dy)) in enumerate(zip(table.itertuples(), _free_places(table)), start=1):
         ax.annotate(
             str(number), (row.voc12_val, row.coco14_val), (dx, dy), textcoords="offset points",
             ha="center", va="center", fontsize=7.5, fontweight="bold" if row.method == "WeakTr" else "normal",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 3, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "shrinkA": 3, "shrinkB": 0},
         )  # fmt: skip
     key.axis("off")
     for i, (text, ours) in enumerate(lines):
@@ -123,8 +126,9 @@ def published(table):
         Line2D([], [], color=colour, marker=marker, linestyle="", label=name)
         for name, (colour, marker) in SUPERVISION.items()
     ]
-    handles.append(Line2D([], [], color=BLACK, marker="o", markerfacecolor="white", linestyle="", label="† secondary"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1, handletextpad=0.2)
+    told = "hollow, †: number from another paper's table"
+    handles.append(Line2D([], [], color=BLACK, marker="o", markerfacecolor="white", linestyle="", label=told))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0.2)
     return figure
 
 
@@ -133,9 +137,9 @@ def head_correlation(correlation, heads):
     """How alike the heads look: correlation (L·H, L·H) of their class attention maps, heads of a layer side by side."""
     correlation = np.asarray(correlation, float)
     layers = len(correlation) // heads
-    figure = Figure(figsize=(0.62 * WIDTH, 0.55 * WIDTH))
+    figure = Figure(figsize=(COLUMN, 0.88 * COLUMN))
     ax = figure.subplots()
-    picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    picture = ax.imshow(correlation, cmap="cividis", vmin=min(0, correlation.min()), vmax=1)
     ax.grid(False)
     middle = np.arange(layers) * heads + (heads - 1) / 2
     ax.set_xticks(middle, range(1, layers + 1))

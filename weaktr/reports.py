@@ -1,13 +1,18 @@
-"""Finished runs side by side, and a run as one HTML page that needs no network."""
+"""Finished runs side by side, a run as one HTML page that needs no network, and the figures of a run in one folder.
+
+Stages whose inputs have changed since are left out, and named.
+"""
 
 import html
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from .errors import UserError
 from .files import atomic, read_json
-from .stages import resolve, results_table
+from .runs import short
+from .stages import resolve, results_table, stale
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -18,24 +23,32 @@ pre {{ background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .
 table {{ border-collapse: collapse; font-size: .88rem }} td, th {{ padding: .15rem .6rem; text-align: right }}
 thead {{ border-bottom: 1px solid #888 }} nav a {{ margin-right: 1rem }} .prompt, .anchor-link {{ display: none }}
 section {{ border-top: 3px solid #0072b2; margin-top: 3rem }}
-</style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2><pre>{results}</pre>{sections}</body></html>
+</style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2><pre>{results}</pre><p>{left_out}</p>
+{sections}</body></html>
 """
 
 
 def finished_stages(run_folder):
-    """The finished stages' folders of a run, in order. Raises UserError where there is none."""
+    """The finished stages' folders of a run, in order, and a sentence on those left out, which are stale.
+
+    Raises UserError where there is none left.
+    """
     folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
     found = sorted(path.parent for path in folder.glob("[0-9][0-9]_*/metrics.json"))
-    if not found:
-        raise UserError(f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo")
-    return found
+    old = [stage for stage in found if stale(stage)]
+    names = ", ".join(stage.name for stage in old)
+    left_out = f"{run_folder}: {names} left out, made before an earlier stage or the weights changed" if old else ""
+    if len(old) == len(found):
+        nothing = f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo"
+        raise UserError(left_out or nothing)
+    return [stage for stage in found if stage not in old], left_out
 
 
 def report(run_folder):
     """Write report.html into a run's folder: results on top, then every executed notebook → its path."""
     from nbconvert import HTMLExporter
 
-    stages = finished_stages(run_folder)
+    stages, left_out = finished_stages(run_folder)
     exporter = HTMLExporter(template_name="basic")
     records = [record for stage in stages for record in read_json(stage / "metrics.json")]
     sections = [
@@ -49,6 +62,7 @@ def report(run_folder):
             title=html.escape(f"weaktr · {folder.name}"),
             links="".join(f'<a href="#{stage.name}">{stage.name}</a>' for stage in stages),
             results=html.escape(results_table(records)),
+            left_out=html.escape(left_out),
             sections="".join(sections),
         )
         aside.write_text(page, encoding="utf-8")
@@ -56,11 +70,14 @@ def report(run_folder):
 
 
 def compare(run_folders):
-    """What differs between runs: parameters, then metrics → two DataFrames with a column per run."""
-    parameters, metrics = {}, {}
+    """What differs between runs: parameters, then metrics → two DataFrames with a column per run, and what is left out
+    of them, a sentence for each run with stale stages."""
+    parameters, metrics, notes = {}, {}, []
     for run_folder in run_folders:
         own, values = {}, {}
-        for stage in finished_stages(run_folder):
+        stages, left_out = finished_stages(run_folder)
+        notes += [left_out] if left_out else []
+        for stage in stages:
             own |= read_json(stage / "params.json")
             for r in read_json(stage / "metrics.json"):
                 crf = {None: "", True: ", CRF", False: ""}[r["crf"]]
@@ -70,4 +87,29 @@ def compare(run_folders):
         parameters[name] = {key: repr(value) for key, value in own.items() if key != "run_folder"}
         metrics[name] = values
     table = pd.DataFrame(parameters).fillna("–")
-    return table[table.nunique(axis=1) > 1], pd.DataFrame(metrics)
+    return table[table.nunique(axis=1) > 1], pd.DataFrame(metrics), notes
+
+
+def collect_figures(run_folder, target):
+    """Copy what the stages of a run drew into the folder `target`, as <NN>_<name>, with sources.csv → its DataFrame.
+
+    Figures are PDF, PNG and the CSV behind each, tables CSV, LaTeX and Markdown. sources.csv says which stage made a
+    file: run, stage, key, commit and seed are those of its manifest. Raises UserError where a stage is stale.
+    """
+    stages, left_out = finished_stages(run_folder)
+    if left_out:
+        raise UserError(f"{left_out}; make them again first")
+    rows, target = [], resolve(target)
+    for stage in stages:
+        manifest = read_json(stage / "manifest.json")
+        facts = {"run": short(stage.parent), "stage": stage.name, "key": manifest["key"]}
+        facts |= {"commit": manifest["git"]["commit"], "seed": manifest["seed"]}
+        for path in sorted(path for kind in ("figures/*", "*.csv", "*.tex", "*.md") for path in stage.glob(kind)):
+            name = f"{stage.name[:2]}_{path.name}"
+            with atomic(target / name) as aside:
+                shutil.copyfile(path, aside)
+            rows.append({"file": name, **facts})
+    sources = pd.DataFrame(rows)
+    with atomic(target / "sources.csv") as aside:
+        sources.to_csv(aside, index=False)
+    return sources

@@ -71,6 +71,17 @@ def finished_key(folder):
     return read_json(folder / "manifest.json").get("key") if (folder / "metrics.json").exists() else None
 
 
+def stale(folder):
+    """Whether the finished stage in `folder` was made from other weights or earlier stages than lie there now.
+
+    The data are taken to be what they were. A stage that reads sweeps has its inputs elsewhere and is never stale.
+    """
+    parameters, manifest = read_json(folder / "params.json"), read_json(folder / "manifest.json")
+    fingerprint = manifest.get("data_fingerprint", "") if "dataset" in parameters else ""
+    before = [other for other in sorted(folder.parent.glob("[0-9][0-9]_*")) if other.name < folder.name]
+    return "sweeps" not in parameters and manifest.get("key") != stage_key(parameters, fingerprint, before)
+
+
 def data_fingerprint(values):
     """The fingerprint of the data set that the parameters name; an empty string where they name none."""
     if "dataset" not in values:
@@ -169,8 +180,11 @@ class Stage:
             raise UserError(f"{folder}: {self.name} needs the finished stage {name}; run notebook {name} first")
         return folder
 
-    def show(self, figure, name, shown=True):
-        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays it if `shown`, and closes it."""
+    def show(self, figure, name, table=None, *, shown=True):
+        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays it if `shown`, and closes it.
+
+        table: the DataFrame that it draws, saved as figures/<name>.csv; its index too where that has a name.
+        """
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
 
@@ -178,6 +192,9 @@ class Stage:
             with atomic(self.figures / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=150, metadata=facts)
         plt.close(figure)
+        if table is not None:
+            with atomic(self.figures / f"{name}.csv") as path:
+                table.to_csv(path, index=table.index.name is not None)
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 

@@ -71,9 +71,15 @@ def _interval(samples):
     return tuple(float(x) for x in np.quantile(samples, [edge, 1 - edge]))
 
 
+def runs_in_words(numbers):
+    """How many runs each of several means rests on, for a caption: "3 runs, a seed each", or "2–3 runs, …"."""
+    few, many = min(numbers), max(numbers)
+    return f"{few if few == many else f'{few}–{many}'} run{'s' if many > 1 else ''}, a seed each"
+
+
 def verdict(found, name, baseline):
     """What a difference says, in a sentence computed from its numbers."""
-    seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
+    seeds = f"{found.seeds} seeds" if found.seeds > 1 else "1 seed, so over images only"
     numbers = f"{found.value:+.1f} points ({100 * LEVEL:.0f} % interval {found.low:+.1f} to {found.high:+.1f}, {seeds})"
     if found.low <= 0 <= found.high:
         return f"{name} against {baseline}: {numbers}: no difference that could be told at this size."

@@ -47,7 +47,7 @@ def summary(sweep, table):
     """
     rows, by_measure = [], len(sweep.overrides) == 1
     for (variant, measure), group in table.groupby(["variant", "measure"], sort=False):
-        base = (variant, sweep.measures[0]["label"]) if by_measure else (sweep.baseline, measure)
+        base = (variant, sweep.measures[0]["label"]) if by_measure else (sweep.baselines[variant], measure)
         other = table[(table["variant"] == base[0]) & (table["measure"] == base[1])]
         counts, others = _counts(sweep, group), _counts(sweep, other)
         row = {"variant": variant, "measure": measure, "runs": len(group), "mean": group["value"].mean()}
@@ -57,12 +57,14 @@ def summary(sweep, table):
             found = statistics.estimate(np.stack(list(counts.values())))
             row |= {"low": found.low, "high": found.high}
         both = [seed for seed in counts if seed in others]
-        comparable = both and counts[both[0]].shape == others[both[0]].shape
+        same_list = set(group["list"]) == set(other["list"])
+        comparable = both and same_list and counts[both[0]].shape == others[both[0]].shape
         if (variant, measure) != base and comparable:
             found = statistics.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
             row |= {"baseline": base[by_measure], "difference": found.value, "p": found.p, "seeds": found.seeds}
             row |= {"difference_low": found.low, "difference_high": found.high}
-            row["verdict"] = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+            sentence = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+            row["verdict"] = sentence if by_measure else f"{measure}: {sentence}"
         rows.append(row)
     columns = ["low", "high", "baseline", "difference", "difference_low", "difference_high", "p", "seeds", "verdict"]
     found = pd.DataFrame(rows)
@@ -95,13 +97,14 @@ def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
     """results.csv and summary.csv of a sweep, made anew from its runs → both DataFrames and where they come from.
 
     Where no run is finished they are read from the folder `otherwise`, such as figures/, which holds
-    06_<sweep>_results.csv and 06_<sweep>_summary.csv of an earlier time; empty DataFrames where it does not.
+    06_sweep_<sweep>.csv and 06_<sweep>_summary.csv of an earlier time; empty DataFrames where it does not.
     """
     empty = (pd.DataFrame(), pd.DataFrame())
     table, found = write_results(sweep, notebooks) if sweep.folder.is_dir() else empty
     if len(table):
         return table, found, f"{len(table[['variant', 'seed']].drop_duplicates())} finished runs"
-    paths = [Path(otherwise) / f"06_{sweep.name}_{name}.csv" for name in ("results", "summary")] if otherwise else []
+    names = (f"06_sweep_{sweep.name}.csv", f"06_{sweep.name}_summary.csv")
+    paths = [Path(otherwise) / name for name in names] if otherwise else []
     if paths and all(path.is_file() for path in paths):
         return *map(pd.read_csv, paths), "the committed reference"
     return table, found, "no finished run"

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -170,14 +170,6 @@ def execute_stage(parameters, folder, stage, preset, notebooks):
         run(parameters, folder, stages=[stage], preset=preset, notebooks=Path(notebooks), check=False)
 
 
-def _take_slot(slots, threads):
-    """In a new worker: its share of the threads and, where there are any, a GPU of its own."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    gpu = slots.get()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-
-
 def _gpus():
     import torch
 
@@ -196,13 +188,48 @@ def local_jobs(jobs=0):
     return jobs or len(_gpus()) or max(1, _cores() // 2)
 
 
-def local_pool(jobs):
-    """A pool of `jobs` spawned processes that share cores, and GPUs where there are any, fairly → executor."""
-    context, gpus = get_context("spawn"), _gpus()
-    slots = context.Queue()
-    for i in range(jobs):
-        slots.put(gpus[i % len(gpus)] if gpus else None)
-    return ProcessPoolExecutor(jobs, context, _take_slot, (slots, max(1, _cores() // jobs)))
+def _settle(threads, gpu):
+    """In a new process: its share of the threads and, where there are any, a GPU of its own."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+class LocalPool:
+    """`jobs` spawned processes that share cores, and GPUs where there are any, fairly.
+
+    Each is an executor of its own: a process that is killed takes its own stage with it and no other.
+    """
+
+    def __init__(self, jobs):
+        gpus, threads = _gpus(), max(1, _cores() // jobs)
+        self._shares = [(threads, gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
+        self._executors, self._running = [self._start(i) for i in range(jobs)], [None] * jobs
+
+    def _start(self, i):
+        return ProcessPoolExecutor(1, get_context("spawn"), _settle, self._shares[i])
+
+    def submit(self, function, *arguments):
+        """Start function(*arguments) in a process that has nothing to do → Future. No more than `jobs` at a time."""
+        i = next(i for i, job in enumerate(self._running) if job is None or job.done())
+        try:
+            self._running[i] = self._executors[i].submit(function, *arguments)
+        except BrokenExecutor:  # its process was killed
+            self._executors[i] = self._start(i)
+            self._running[i] = self._executors[i].submit(function, *arguments)
+        return self._running[i]
+
+    def stop(self):
+        """Interrupt what runs: kernels end their stage where it can be continued."""
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
+        workers = psutil.Process().children(recursive=True)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGINT)
+        for worker in psutil.wait_procs(workers, timeout=10)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def slurm_pool(folder, *, cluster="slurm", partition="", gpus=1, cpus=8, minutes=1440):
@@ -258,29 +285,20 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                             "made, but not under its key: the data changed meanwhile; start the sweep again"
                         )
                 except Exception as error:  # whatever it was, it is this run's: the others go on
-                    one.state, one.message = "failed", f"{one.stages[0]}: {error}"
-                    failed[what] = one
+                    killed = isinstance(error, BrokenExecutor)
+                    reason = "its process was killed, most often for lack of memory" if killed else error
+                    one.state, one.message = "failed", f"{one.stages[0]}: {reason}"
+                    if not killed:  # runs that share the stage would fail there, too
+                        failed[what] = one
     except BaseException:  # Ctrl-C above all
         for one, _ in active.values():
             one.state, one.message = "waiting", "interrupted"
         _record(runs, show)
-        _stop(executor, active)
+        for job in active:
+            job.cancel()
+        if isinstance(executor, LocalPool):
+            executor.stop()
         raise
-
-
-def _stop(executor, active):
-    """Interrupt what runs: kernels end their stage where it can be continued."""
-    for job in active:
-        job.cancel()
-    if hasattr(executor, "shutdown"):
-        executor.shutdown(wait=False, cancel_futures=True)
-        workers = psutil.Process().children(recursive=True)
-        for worker in workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.send_signal(signal.SIGINT)
-        for worker in psutil.wait_procs(workers, timeout=10)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
 
 
 def _record(runs, show):

@@ -2,13 +2,22 @@
 
 import pandas as pd
 
-from . import presets
+from . import presets, statistics
 from .files import atomic, read_json
 from .parameters import catalogue, check_parameters
-from .stages import WITHOUT_EFFECT, resolve
+from .stages import WITHOUT_EFFECT, resolve, stale
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
-ESCAPES = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$"})
+ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "±": "$\\pm$",
+    "…": "\\dots{}",
+    "–": "--",
+    "−": "$-$",
+    "“": "``",
+    "”": "''",
+}
+ESCAPES |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+ESCAPES = str.maketrans(ESCAPES)
 
 
 def to_latex(table, caption=""):
@@ -18,7 +27,13 @@ def to_latex(table, caption=""):
     lines = [r"\begin{tabular}{" + kinds + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     lines.append(r"\end{tabular}")
     if caption:
-        lines = [r"\begin{table}", r"\caption{" + caption.translate(ESCAPES) + "}", *lines, r"\end{table}"]
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            r"\caption{" + caption.translate(ESCAPES) + "}",
+            *lines,
+            r"\end{table}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -49,7 +64,7 @@ def summary_table(found):
     """The columns of `sweep_results.summary` that belong into a paper, numbers as text. Nothing is set in bold."""
 
     def pair(low, high, sign=""):
-        return "–" if pd.isna(low) else f"{low:{sign}.1f} … {high:{sign}.1f}"
+        return "–" if pd.isna(low) else f"{low:{sign}.1f} … {high:{sign}.1f}".replace("-", "−")
 
     rows = []
     for row in found.itertuples():
@@ -61,12 +76,22 @@ def summary_table(found):
                 "runs": row.runs,
                 "mIoU (%)": f"{row.mean:.1f}{spread}",
                 "95 % interval": pair(row.low, row.high),
-                "difference": "–" if pd.isna(row.difference) else f"{row.difference:+.1f}",
+                "difference": "–" if pd.isna(row.difference) else f"{row.difference:+.1f}".replace("-", "−"),
                 "its interval": pair(row.difference_low, row.difference_high, "+"),
             }
         )
     table = pd.DataFrame(rows)
     return table.drop(columns="variant") if len(found) and found["by_measure"].iloc[0] else table
+
+
+def caption(sweep, found):
+    """What a reader of a sweep's table has to know. found: from `sweep_results.summary`."""
+    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else sweep.baseline
+    return (
+        f"{sweep.title}: mIoU, mean ± standard deviation ({statistics.runs_in_words(found['runs'])}), 95 % bootstrap "
+        f"interval over images and seeds. Differences are from “{base}”, on the same images and seeds."
+        + (" Oracle: pixel masks had a part in it." if found["oracle"].any() else "")
+    )
 
 
 def _as_published(preset, parameters):
@@ -86,7 +111,9 @@ def published_results(run_folders=()):
     for folder in map(resolve, run_folders):
         for stage in ("03_pseudo_labels", "05_evaluation"):
             preset = read_json(folder / stage / "manifest.json").get("preset")
-            if preset in presets.PUBLISHED and _as_published(preset, read_json(folder / stage / "params.json")):
+            if preset not in presets.PUBLISHED or stale(folder / stage):
+                continue
+            if _as_published(preset, read_json(folder / stage / "params.json")):
                 row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
                 for record in read_json(folder / stage / "metrics.json"):
                     if presets.published(preset, record):
