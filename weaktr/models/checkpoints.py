@@ -188,6 +188,8 @@ def import_released_cam(state_dict, *, num_heads, pool="max", image_size=None):
     for name in (feature, hidden):
         _require(state, name, 2)
     backbone, image_size = _sizes(state, "", num_heads, image_size)
+    if (size := state[feature].shape[1]) * num_heads != backbone["embed_dim"]:
+        raise UserError(f"num_heads {num_heads} does not fit {feature}, whose heads have {size} channels")
     model = create_cam_model(
         backbone,
         state["cls_token"].shape[1],
