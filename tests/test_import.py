@@ -9,7 +9,7 @@ import torch
 
 from weaktr.__main__ import main
 from weaktr.errors import UserError
-from weaktr.models import load_model
+from weaktr.models import create_cam_model, load_model, save_model
 from weaktr.models.checkpoints import import_released, import_released_cam, import_released_segmenter
 
 
@@ -29,6 +29,56 @@ def test_step_one(tmp_path, capsys, wrapped):
     x = torch.randn(1, 3, 24, 24)
     assert torch.equal(model(x).fine_cam, import_released_cam(state, num_heads=3)(x).fine_cam)
     assert model.details == {"imported_from": "released.pth"}
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "eva02"])
+def test_step_two_by_the_command(tmp_path, capsys, kind):
+    """Heads are no 64 channels wide, so the command is told, or reads them off EVA-02's rotary tables."""
+    torch.manual_seed(0)
+    state = naive.random_segmenter_checkpoint(kind)
+    heads = [] if kind == "eva02" else ["--heads", "3"]
+    assert main(["import", str(saved(tmp_path, state)), *heads, "--decoder-heads", "2"]) == 0
+    assert "released.safetensors: segmenter" in capsys.readouterr().out
+    model, x = load_model(tmp_path / "released.safetensors", num_classes=4), torch.randn(1, 3, 21, 43)
+    expected = naive.segmenter({name: tensor.double() for name, tensor in state.items()}, x.double(), 3, 2)
+    assert naive.error(model(x), expected) < 2e-5
+
+
+def test_heads_of_step_one_are_read_off_the_fusion(tmp_path):
+    model, _ = import_released(saved(tmp_path, naive.random_cam_checkpoint()))
+    assert model.config["backbone"]["num_heads"] == 3
+
+
+def test_a_grid_that_is_no_square_takes_its_size_from_the_command(tmp_path, capsys):
+    state = naive.random_cam_checkpoint()
+    state["pos_embed"] = torch.randn(1, 3 + 2 * 4, 48)
+    path = saved(tmp_path, state)
+    assert main(["import", str(path)]) == 2
+    assert "pos_embed holds 8 patches, no square" in capsys.readouterr().err
+    assert main(["import", str(path), "--image-size", "16", "32"]) == 0
+    assert load_model(tmp_path / "released.safetensors").encoder.grid == (2, 4)
+
+
+def test_published_class_counts_bring_their_names(tmp_path):
+    _, path = import_released(saved(tmp_path, naive.random_cam_checkpoint(classes=20)))
+    assert load_model(path).details["classes"][:2] == ["aeroplane", "bicycle"]
+
+
+@pytest.mark.parametrize("kind", ["cam", "dinov2", "eva02"])
+def test_every_key_is_refused_by_name_when_missing_or_misshapen(kind):
+    if kind == "cam":
+        full, read = naive.random_cam_checkpoint(), lambda state: import_released_cam(state, num_heads=3)
+    else:
+        full = naive.random_segmenter_checkpoint(kind, layers=1)
+        read = lambda state: import_released_segmenter(state, num_heads=3, decoder_heads=2)  # noqa: E731
+    optional = ("norm.", "encoder.head.", "encoder.rope", "encoder.blocks.0.attn.rope")
+    for key in [key for key in full if not key.startswith(optional)]:
+        for damage in ("missing", "scalar", "longer"):
+            state = {name: tensor for name, tensor in full.items() if name != key}
+            if damage != "missing":
+                state[key] = torch.zeros(()) if damage == "scalar" else torch.cat([full[key], full[key][:1]])
+            with pytest.raises(UserError, match=key.replace(".", r"\.")):
+                read(state)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2", "eva02"])
@@ -83,7 +133,7 @@ def test_damaged_files_are_refused_by_name(tmp_path, content):
 
 def test_other_contents_are_refused(tmp_path):
     for content in ([1, 2], {"weights": 1}, {"model": {"cls_token": "text"}}):
-        with pytest.raises(UserError, match="cannot be read as a released one"):
+        with pytest.raises(UserError, match=r"state dict|lacks cls_token"):
             import_released(saved(tmp_path, content, wrapped=False))
 
 
@@ -92,3 +142,25 @@ def test_an_old_layout_of_the_fusion_is_refused_in_words(tmp_path):
              for name, tensor in naive.random_cam_checkpoint().items()}  # fmt: skip
     with pytest.raises(UserError, match="a layout from before the released code"):
         import_released(saved(tmp_path, state), num_heads=3)
+    state = naive.random_cam_checkpoint() | {"adaptive_attention_fusion.attn_ffn.0.weight": torch.zeros(2, 2)}
+    with pytest.raises(UserError, match=r"attn_ffn\.0\.weight.*a layout from before the released code"):
+        import_released_cam(state, num_heads=3)
+
+
+def test_our_files_carry_all_that_loading_needs(tmp_path, monkeypatch):
+    model = create_cam_model("vit_tiny_patch16_224", 3, pretrained=False, image_size=32)
+    facts = {"classes": ["a", "b", "c"], "preset": "demo", "data_fingerprint": "f00d"}
+    save_model(model, tmp_path / "model.safetensors", **facts)
+    monkeypatch.setattr("weaktr.models.cam.normalisation", lambda _: ((0.0,) * 3, (1.0,) * 3))  # another timm's
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert (loaded.mean, loaded.std) == (model.mean, model.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert loaded.config == model.config and loaded.details == facts
+
+
+def test_a_file_of_another_format_is_refused_in_words(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    monkeypatch.setattr("weaktr.models.checkpoints.FORMAT", 1)
+    save_model(import_released_cam(naive.random_cam_checkpoint(), num_heads=3), path)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"model\.safetensors has format 1, and this version of weaktr reads 2; run"):
+        load_model(path)

@@ -74,6 +74,13 @@ def test_equal_losses_are_all_kept_with_their_whole_gradient():
     assert torch.allclose(logits.grad[:, 0], torch.tensor(-1 / 128))
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_rounding_of_the_mean_clips_no_equal_loss(scope):
+    logits = torch.zeros(3, 3, 12, 18, requires_grad=True)  # every loss is log 3, whose float32 mean may be lower
+    clipped = gradient_clipping(logits, torch.zeros(3, 12, 18, dtype=torch.long), 3.0, 6, scope=scope)
+    assert clipped.kept.all() and clipped.loss.item() == pytest.approx(np.log(3))
+
+
 def test_a_batch_of_void_pixels_has_no_loss_and_no_gradient():
     logits = torch.randn(1, 3, 8, 8, requires_grad=True)
     clipped = gradient_clipping(logits, torch.full((1, 8, 8), 255), 1.2, 4)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from weaktr import predict, presets, runs
 from weaktr.data import open_dataset
+from weaktr.models import load_model
 from weaktr.parameters import catalogue
 
 pytestmark = pytest.mark.timeout(600)  # five notebooks in a row; the other tests take seconds
@@ -59,6 +60,14 @@ def test_manifests_say_what_made_them(smoke):
         manifest = json.loads((smoke / stage / "manifest.json").read_text())
         assert manifest["preset"] == "smoke"
         assert {"git", "versions", "hardware", "seed", "data_fingerprint", "start", "end", "seconds"} <= manifest.keys()
+
+
+def test_checkpoints_say_what_made_them(smoke):
+    for stage in ("01_cam_training", "04_online_retraining"):
+        details = load_model(smoke / stage / "model.safetensors").details
+        manifest = json.loads((smoke / stage / "manifest.json").read_text())
+        assert details["preset"] == "smoke" and details["classes"] and not details["oracle"]
+        assert details["data_fingerprint"] == manifest["data_fingerprint"] != ""
 
 
 def test_every_number_says_what_it_is(smoke):

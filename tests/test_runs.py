@@ -426,4 +426,6 @@ def test_command_line_errors(arguments, message, capsys):
 def test_presets_are_listed_without_torch():
     code = "import sys; from weaktr.__main__ import main; main(['presets']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=stages.ROOT, check=True)
-    assert {line.split()[0] for line in done.stdout.splitlines()} == {"preset", *presets.PRESETS}
+    table, _, command = done.stdout.partition("\n\n")
+    assert {line.split()[0] for line in table.splitlines()} == {"preset", *presets.PRESETS}
+    assert "run --preset" in command

@@ -69,7 +69,11 @@ def _parser():
     released.set_defaults(command=_import)
     released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
     released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
-    released.add_argument("--heads", type=int, default=0, metavar="N", help="of the encoder (default: width / 64)")
+    released.add_argument(
+        "--heads", type=int, default=0, metavar="N", help="of the encoder (default: as the file says, or width / 64)"
+    )
+    released.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, step 2 (default: width / 64)")
+    released.add_argument("--image-size", type=int, nargs=2, metavar="N", help="height width, where it is no square")
     released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
     released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
     data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(required=True)
@@ -162,7 +166,8 @@ def _figures(options):
 def _import(options):
     from .models.checkpoints import import_released
 
-    variant = {"normalise": options.normalise, "pool": options.pool}
+    variant = {"normalise": options.normalise, "pool": options.pool, "decoder_heads": options.decoder_heads}
+    variant["image_size"] = options.image_size
     model, path = import_released(options.file, options.output, num_heads=options.heads, **variant)
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     classes = model.config["num_classes"]
@@ -195,6 +200,7 @@ def _data_coco_masks(options):
 def _presets(options):
     rows = [presets.get(name) for name in presets.PRESETS]
     _table([("preset", "what", "expected", "cost"), *((o.name, o.summary, o.expected, o.cost) for o in rows)])
+    print("\npython -m weaktr run --preset NAME --set data_root=FOLDER; weaktr/presets.py has the command of each")
 
 
 def _parameters(options):

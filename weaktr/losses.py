@@ -50,11 +50,12 @@ def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255,
         raise ValueError(f"target holds {int(target[outside][0])}, outside 0…{logits.shape[1] - 1} and {ignore_index}")
     pixel_loss = F.cross_entropy(logits.float(), target.long(), ignore_index=ignore_index, reduction="none")
     detached = pixel_loss.detach()
-    mean = detached.mean()
+    exact = detached.double()  # equal losses have exactly their mean, so that none of them is clipped by rounding
+    mean = exact.mean().float()
     threshold = mean.expand_as(detached[:1])
     if cellwise:
-        losses = detached.unsqueeze(1) if scope == "image" else detached.mean(0).view(1, 1, height, width)
-        cells = F.avg_pool2d(losses, patch_size)
+        losses = exact.unsqueeze(1) if scope == "image" else exact.mean(0).view(1, 1, height, width)
+        cells = F.avg_pool2d(losses, patch_size).float()
         threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
         if scope != "local":
             threshold = threshold.clamp(min=mean)

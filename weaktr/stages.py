@@ -173,6 +173,11 @@ class Stage:
         write_json(folder / "params.json", parameters)
         write_json(folder / "manifest.json", self._manifest)
 
+    @property
+    def origin(self):
+        """What a checkpoint made here says of its making: preset, data fingerprint and seed."""
+        return {name: self._manifest[name] for name in ("preset", "data_fingerprint", "seed")}
+
     def input(self, name):
         """The folder of the finished stage `name` of this run. Raises UserError where it is not finished."""
         folder = self.folder.parent / name

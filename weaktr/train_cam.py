@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 from torch.utils.data import DataLoader, Dataset
 
-from .data.transforms import CamSamples, EpochLoader, seed_epoch
+from .data.transforms import CamSamples, EpochLoader, seed_everything
 from .errors import ParameterError
 from .files import atomic
 from .inference import generate_cams, normalise
@@ -108,7 +108,7 @@ def train_cam(
         rate = learning_rate(epoch, peak, epochs, warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        seed_epoch(seed, epoch)
+        seed_everything(seed, epoch)
         model.train()
         start, sums = time.perf_counter(), {"cls": 0.0, "coarse": 0.0, "fine": 0.0}
         bar = progress(len(loader) * batch_size, label=f"epoch {epoch + 1}/{epochs}")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .data.transforms import EpochLoader, seed_epoch
+from .data.transforms import EpochLoader, seed_everything
 from .errors import ParameterError
 from .files import atomic
 from .losses import gradient_clipping
@@ -71,7 +71,7 @@ def train_segmenter(
     settle = max(1, int(start_share * iterations))
     loader = EpochLoader(samples, batch_size, seed, range(done, epochs), workers)
     for epoch in range(done, epochs):
-        seed_epoch(seed, epoch)
+        seed_everything(seed, epoch)
         model.train()
         bar = progress(steps * batch_size, label=f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(loader):

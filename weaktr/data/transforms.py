@@ -130,12 +130,6 @@ def seed_everything(*numbers):
     torch.manual_seed(int(state[1]))
 
 
-def seed_epoch(seed, epoch):
-    """Seed what a training loop draws during an epoch (dropout, stochastic depth): after a restart, too, the same."""
-    seed_everything(seed, epoch)
-    torch.empty((), dtype=torch.int64).random_()  # an epoch used to start with this draw of a DataLoader of its own
-
-
 class EpochSampler(Sampler):
     """Yields the batches of one epoch after another: lists of (epoch, index) in an order drawn from (seed, epoch).
 

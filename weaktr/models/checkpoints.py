@@ -1,7 +1,6 @@
 """Checkpoints: ours (safetensors that carry their configuration) and those of the authors' released code."""
 
 import json
-import pickle
 import re
 from pathlib import Path
 
@@ -9,29 +8,39 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..data.coco import NAMES as COCO_CLASSES
+from ..data.voc import VOC_CLASSES
 from ..errors import UserError
 from ..files import atomic
 from .cam import create_cam_model
-from .encoder import NORMALISATIONS
+from .encoder import NORMALISATIONS, read_weights, refuse_misshapen
 from .segmenter import create_segmenter
 
-FORMAT = 1
+FORMAT = 2  # of our files; 1 left the normalisation to timm
 BUILDERS = {"cam": create_cam_model, "segmenter": create_segmenter}
+FUSION = "adaptive_attention_fusion."
+FUSION_LAYERS = (
+    *("attn_feat_ffn.0.weight", "attn_feat_ffn.0.bias", "attn_feat_ffn.1.weight", "attn_feat_ffn.1.bias"),
+    *("attn_head_ffn.0.weight", "attn_head_ffn.2.weight"),
+)
+SIZES = r"cls_token|cls_emb|pos_embed|patch_embed.proj.weight|(^|encoder.)blocks.0.mlp.(fc1|w12).weight|ffn.0.weight"
 
 
 def save_model(model, path, **details):
-    """Write a model with its configuration and `details` (classes, seed … as JSON) to one safetensors file, whole."""
-    header = {"format": FORMAT, "config": model.config, "details": details}
+    """Write a model with its configuration, normalisation and `details` (classes, preset, data fingerprint … as JSON)
+    to one safetensors file, whole."""
+    header = {"format": FORMAT, "config": model.config, "mean": model.mean, "std": model.std, "details": details}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic(path) as aside:
         save_file(weights, aside, metadata={"weaktr": json.dumps(header)})
 
 
 def load_model(path, **expected):
-    """Read what save_model wrote → model in eval mode, with `.config` and `.details`.
+    """Read what save_model wrote, needing nothing else → model in eval mode, with `.config` and `.details`.
 
     expected: configuration the caller needs, for example step="cam" or num_classes=20. Raises UserError for a missing
-    or truncated file, one that weaktr did not write, and a configuration that contradicts what is expected.
+    or truncated file, one that weaktr did not write or in another format, and a configuration that contradicts what is
+    expected.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,15 +53,20 @@ def load_model(path, **expected):
         raise UserError(
             f"checkpoint {path} cannot be read ({error}); it is truncated or no safetensors file"
         ) from error
-    if header is None or header["format"] != FORMAT:
-        raise UserError(f"checkpoint {path} was not written by this version of weaktr; import released files first")
+    if header is None:
+        raise UserError(f"checkpoint {path} was not written by weaktr; `python -m weaktr import` reads released ones")
+    if header["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {header['format']}, and this version of weaktr reads {FORMAT}; run the "
+            "stage that trains it again, or use the version that wrote it"
+        )
     config = dict(header["config"])
     for name, value in expected.items():
         if config.get(name) != value:
             raise UserError(f"checkpoint {path} has {name} {config.get(name)!r}, but {value!r} is needed")
     model = BUILDERS[config.pop("step")](**config, pretrained=False)
     model.load_state_dict(state)
-    model.details = header["details"]
+    model.mean, model.std, model.details = tuple(header["mean"]), tuple(header["std"]), header["details"]
     return model.eval()
 
 
@@ -84,25 +98,38 @@ def released_names(model):
     return names
 
 
+def _require(state, name, dimensions, prefix=""):
+    """Refuse a state dict from which a size cannot be read: `name` is missing or has other than `dimensions`."""
+    if name not in state:
+        raise UserError(f"the checkpoint lacks {prefix}{name}")
+    if state[name].ndim != dimensions:
+        raise UserError(f"the checkpoint's {prefix}{name} {tuple(state[name].shape)} has not {dimensions} dimensions")
+
+
+def _depth(state, prefix):
+    """How many blocks stand under `prefix`."""
+    numbers = [int(found[1]) for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))]
+    if not numbers:
+        raise UserError(f"the checkpoint lacks {prefix}0")
+    return 1 + max(numbers)
+
+
 def _sizes(state, prefix, num_heads, image_size):
     """Backbone description and image size, read off the tensors of a released encoder under `prefix`."""
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight"):
-        if name not in state:
-            raise UserError(f"the checkpoint lacks {prefix}{name}")
+    for name, dimensions in (("cls_token", 3), ("pos_embed", 3), ("patch_embed.proj.weight", 4)):
+        _require(state, name, dimensions, prefix)
     width = state["cls_token"].shape[2]
-    if width % num_heads:
-        raise UserError(f"num_heads {num_heads} does not divide the checkpoint's width {width}")
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    if num_heads < 1 or width % num_heads:
+        raise UserError(f"num_heads {num_heads} does not divide the checkpoint's width {width} ({prefix}cls_token)")
     patch = state["patch_embed.proj.weight"].shape[-1]
-    backbone = {"embed_dim": width, "depth": depth, "num_heads": num_heads, "patch_size": patch}
-    if "blocks.0.mlp.w12.weight" in state:
-        hidden = state["blocks.0.mlp.w12.weight"].shape[0] // 2
+    backbone = {"embed_dim": width, "depth": _depth(state, "blocks."), "num_heads": num_heads, "patch_size": patch}
+    rotary = any(".mlp.w12." in name for name in state)
+    _require(state, hidden := f"blocks.0.mlp.{'w12' if rotary else 'fc1'}.weight", 2, prefix)
+    backbone["mlp_ratio"] = (len(state[hidden]) // (2 if rotary else 1) + 0.5) / width  # timm rounds down
+    if rotary:
         backbone |= {"use_rot_pos_emb": True, "ref_feat_shape": [16, 16], "swiglu_mlp": True}
-        backbone["mlp_ratio"] = (hidden + 0.5) / width  # timm rounds down
-    elif "blocks.0.mlp.fc1.weight" in state:
-        backbone["mlp_ratio"] = (state["blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / width
-    if "blocks.0.ls1.gamma" in state:
+    if any(".ls1." in name or ".ls2." in name for name in state):
         backbone["init_values"] = 1.0
     patches = state["pos_embed"].shape[1] - state["cls_token"].shape[1]
     if image_size is None:
@@ -125,35 +152,44 @@ def _load_released(model, state, unused):
     own = model.state_dict()
     missing = [name for name in names.values() if name not in state]
     unknown = [name for name in state if name not in set(names.values()) and not re.fullmatch(unused, name)]
-    shapes = [
-        f"{released} {tuple(state[released].shape)} instead of {tuple(own[name].shape)}"
-        for name, released in names.items()
-        if released in state and state[released].shape != own[name].shape
-    ]
-    for problem, found in (("lacks", missing), ("holds unknown", unknown), ("holds misshapen", shapes)):
+    for problem, found in (("lacks", missing), ("holds unknown", unknown)):
         if found:
             raise UserError(f"the checkpoint {problem} {', '.join(found[:6])}{' …' if len(found) > 6 else ''}")
+    try:
+        refuse_misshapen({released: (state[released], own[name]) for name, released in names.items()})
+    except UserError as error:
+        sources = [name for name in state if re.search(SIZES, name)]
+        raise UserError(f"{error}; sizes were read off {', '.join(sources)}") from error
     model.load_state_dict({name: state[released] for name, released in names.items()})
     return model.eval()
 
 
+def _check_fusion(state):
+    """Refuse a step-1 state dict whose fusion has other layers than the released one."""
+    found = [name.removeprefix(FUSION) for name in state if name.startswith(FUSION)]
+    problems = [f"lacks {FUSION}{name}" for name in FUSION_LAYERS if name not in found]
+    problems += [f"holds {FUSION}{name}" for name in found if name not in FUSION_LAYERS]
+    if problems:
+        raise UserError(
+            f"the checkpoint {', '.join(problems[:6])}: its fusion has a layout from before the released code, which "
+            "would be read wrongly; use a checkpoint of the release"
+        )
+
+
 def import_released_cam(state_dict, *, num_heads, pool="max", image_size=None):
     """The CAM network from a released step-1 state dict (DeiT; key `model` of the file). Sizes are read off the
-    tensors. Raises UserError naming missing, unknown and misshapen keys, and for a step-2 file."""
+    tensors. Raises UserError naming missing, unknown and misshapen keys, for a fusion of an older layout, and for a
+    step-2 file."""
     state = state_dict.get("model", state_dict)
     if any(name.startswith("decoder.") for name in state):
         raise UserError("this is a step-2 checkpoint (it has a decoder); use import_released_segmenter")
-    feature = "adaptive_attention_fusion.attn_feat_ffn.0.weight"
-    hidden = "adaptive_attention_fusion.attn_head_ffn.0.weight"
-    if "cls_token" in state and not any(name.startswith("adaptive_attention_fusion.") for name in state):
-        raise UserError(
-            "this step-1 checkpoint holds no adaptive_attention_fusion: its fusion has a layout from before the "
-            "released code, which would be read wrongly; use a checkpoint of the release"
-        )
-    for name in (feature, hidden, "head.weight"):
-        if name not in state:
-            raise UserError(f"the checkpoint lacks {name}")
+    _check_fusion(state)
+    feature, hidden = (f"{FUSION}{name}.0.weight" for name in ("attn_feat_ffn", "attn_head_ffn"))
+    for name in (feature, hidden):
+        _require(state, name, 2)
     backbone, image_size = _sizes(state, "", num_heads, image_size)
+    if (size := state[feature].shape[1]) * num_heads != backbone["embed_dim"]:
+        raise UserError(f"num_heads {num_heads} does not fit {feature}, whose heads have {size} channels")
     model = create_cam_model(
         backbone,
         state["cls_token"].shape[1],
@@ -174,8 +210,9 @@ def import_released_segmenter(state_dict, *, num_heads, decoder_heads=None, imag
     unknown and misshapen keys, and for a step-1 file.
     """
     state = state_dict.get("model", state_dict)
-    if "decoder.cls_emb" not in state:
-        raise UserError("the checkpoint lacks decoder.cls_emb: no step-2 file; use import_released_cam for step 1")
+    if not any(name.startswith("decoder.") for name in state):
+        raise UserError("this is no step-2 checkpoint (it has no decoder); use import_released_cam for step 1")
+    _require(state, "decoder.cls_emb", 3)
     backbone, image_size = _sizes(state, "encoder.", num_heads, image_size)
     model = create_segmenter(
         backbone,
@@ -184,7 +221,7 @@ def import_released_segmenter(state_dict, *, num_heads, decoder_heads=None, imag
         image_size=image_size,
         patch_size=backbone["patch_size"],
         decoder_heads=decoder_heads,
-        decoder_depth=1 + max(int(name.split(".")[2]) for name in state if name.startswith("decoder.blocks.")),
+        decoder_depth=_depth(state, "decoder.blocks."),
     )
     unused = r"encoder\.head\.(weight|bias)"
     if "use_rot_pos_emb" in backbone:
@@ -193,35 +230,46 @@ def import_released_segmenter(state_dict, *, num_heads, decoder_heads=None, imag
     return _load_released(model, state, unused)
 
 
-def import_released(path, output=None, *, num_heads=0, normalise="", pool="max", decoder_heads=None):
+def import_released(path, output=None, *, num_heads=0, normalise="", pool="max", decoder_heads=None, image_size=None):
     """Turn a released checkpoint, step 1 or 2, into one of ours → model, path of the new file.
 
-    Read with weights_only=True: a file that would run code is refused. num_heads: 0 means width / 64. normalise:
-    "imagenet", "half" (ViT-S) or "clip"; "" is what the tensors suggest, which cannot tell ViT-S from DeiT-S. pool,
-    decoder_heads: see import_released_cam and import_released_segmenter. Raises UserError for a file that is none.
+    No code of the file runs. num_heads: 0 reads them off a step-1 file's fusion, and means width / 64 in step 2.
+    normalise: "imagenet", "half" (ViT-S) or "clip"; "" is what the tensors suggest, which cannot tell ViT-S from
+    DeiT-S. pool, decoder_heads, image_size: see import_released_cam and import_released_segmenter. The classes' names
+    are VOC12's or COCO14's where their number is. Raises UserError for a file that is none.
     """
     path = Path(path)
     output = Path(output) if output else path.with_suffix(".safetensors")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("model", state)
-        width = state["encoder.cls_token" if "decoder.cls_emb" in state else "cls_token"].shape[2]
-    except pickle.UnpicklingError as error:
-        raise UserError(f"checkpoint {path} is damaged, or holds code beside its weights: refused") from error
-    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, IndexError) as error:
-        raise UserError(f"checkpoint {path} cannot be read as a released one ({error!r})") from error
-    num_heads = num_heads or max(1, width // 64)
-    if "decoder.cls_emb" in state:
-        model = import_released_segmenter(state, num_heads=num_heads, decoder_heads=decoder_heads)
+    if normalise and normalise not in NORMALISATIONS:
+        raise UserError(f"normalise {normalise!r} is unknown; one of {', '.join(NORMALISATIONS)}")
+    if output.exists() and output.samefile(path):
+        raise UserError(f"{path} would be overwritten; give another output")
+    state = read_weights(path)
+    segmenter = any(name.startswith("decoder.") for name in state)
+    prefix = "encoder." if segmenter else ""
+    _require(state, f"{prefix}cls_token", 3)
+    num_heads = num_heads or max(1, state[f"{prefix}cls_token"].shape[2] // _head_width(state))
+    if segmenter:
+        model = import_released_segmenter(
+            state, num_heads=num_heads, decoder_heads=decoder_heads, image_size=image_size
+        )
     else:
-        model = import_released_cam(state, num_heads=num_heads, pool=pool)
+        model = import_released_cam(state, num_heads=num_heads, pool=pool, image_size=image_size)
     if normalise:
-        if normalise not in NORMALISATIONS:
-            raise UserError(f"normalise {normalise!r} is unknown; one of {', '.join(NORMALISATIONS)}")
         model.config["backbone"]["normalise"] = normalise
         model.mean, model.std = NORMALISATIONS[normalise]
-    save_model(model, output, imported_from=path.name)
+    known = {len(names): list(names) for names in (VOC_CLASSES, COCO_CLASSES)}
+    classes = known.get(model.config["num_classes"] - segmenter)
+    save_model(model, output, imported_from=path.name, **({"classes": classes} if classes else {}))
     return model, output
+
+
+def _head_width(state):
+    """Channels of a head, from the fusion of step 1 or the rotary tables of EVA-02; 64 where nothing tells."""
+    for name in (f"{FUSION}attn_feat_ffn.0.weight", "encoder.rope.freqs_cos", "encoder.blocks.0.attn.rope.freqs_cos"):
+        if name in state and state[name].ndim == 2:
+            return max(1, state[name].shape[1])
+    return 64
 
 
 def _check_rotary(vit, state):

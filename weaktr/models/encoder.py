@@ -4,12 +4,15 @@ Shape suffixes used in `weaktr.models`: B batch, C classes, N tokens (classes, r
 h×w grid, D width, L blocks, H heads.
 """
 
+import pickle
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import register_model
@@ -76,11 +79,36 @@ def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
         raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}; for example {', '.join(near)}")
     try:
         vit = timm.create_model(backbone, **kwargs)
-    except TypeError as error:
-        raise UserError(f"backbone {backbone!r} is no plain ViT: {error}") from error
-    if not isinstance(vit, VisionTransformer | Eva) or vit.cls_token is None:
-        raise UserError(f"backbone {backbone!r} is no plain ViT with a class token, but {type(vit).__name__}")
+    except (TypeError, AssertionError):  # it does not know our arguments: look at it as timm makes it
+        with torch.device("meta"):
+            vit = timm.create_model(backbone)
+    if reason := not_plain(vit):
+        raise UserError(f"backbone {backbone!r} is no plain ViT: {reason}; use one such as deit_small_patch16_224")
     return vit
+
+
+def not_plain(model):
+    """Why a timm model cannot serve as the encoder, in words; "" for a plain ViT."""
+    kinds = {type(module).__name__ for module in model.modules()}
+    names = {name for name, _ in model.named_parameters()}
+    block = next(iter(getattr(model, "blocks", ())), None)
+    if any("Window" in kind or "MaskUnit" in kind for kind in kinds) or getattr(block, "window_size", 0):
+        return "it has windowed attention"
+    if sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1:
+        return "it has convolutional stages"
+    if any("rel_pos" in name or "relative_position" in name for name in names):
+        return "its attention has a relative position bias"
+    if hasattr(model, "blocks_token_only") or getattr(model, "cls_token", None) is None:
+        return "it has no class token path through its blocks"
+    if hasattr(model, "dist_token"):
+        return "it has a distillation token beside the class token"
+    if getattr(model, "pos_embed", None) is None:
+        return "it has no absolute position embedding"
+    if not hasattr(block, "attn"):
+        return "its blocks run several layers in parallel"
+    if getattr(model, "rope_mixed", False):
+        return "its rotary embedding is learned for each block"
+    return "" if isinstance(model, VisionTransformer | Eva) else f"timm builds it as {type(model).__name__}"
 
 
 def normalisation(backbone):
@@ -98,10 +126,7 @@ def pretrained_state(backbone, weights=""):
         path = Path(weights)
         if not path.is_file():
             raise UserError(f"weights file {path} does not exist; give a safetensors or .pth file, or leave it empty")
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("model", state)
+        return read_weights(path)
     if shipped_weights(backbone).is_file():
         return {name: tensor.float() for name, tensor in load_file(shipped_weights(backbone)).items()}
     try:
@@ -113,6 +138,27 @@ def pretrained_state(backbone, weights=""):
         ) from error
 
 
+def read_weights(path):
+    """The state dict of a foreign file: safetensors, or what `torch.save` wrote, bare or under the key `model`.
+
+    No code of the file runs (weights_only=True). Raises UserError for a damaged file and for one that holds no weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([Namespace]):  # a training script's arguments
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} is damaged, or holds code beside its weights: refused") from error
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}); it is damaged, or no checkpoint") from error
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise UserError(f"checkpoint {path} holds no state dict (tensors by name, bare or under the key `model`)")
+    return state
+
+
 def load_pretrained(vit, state, position_mode):
     """Load a native state dict into `vit`, whose patch and image size may differ (METHOD: steps 1 and 2).
 
@@ -120,6 +166,9 @@ def load_pretrained(vit, state, position_mode):
     in step 2), both with F.interpolate, align_corners false and no antialias; prefix positions are kept.
     """
     own = vit.state_dict()
+    # timm calls EVA-02's final norm `fc_norm` in a classifier, the authors of EVA-02 call its MLP w12 and w3
+    for theirs, ours in (("fc_norm.", "norm."), (".mlp.w12.", ".mlp.fc1."), (".mlp.w3.", ".mlp.fc2.")):
+        state = {name.replace(theirs, ours): tensor for name, tensor in state.items()}
     state = {name: tensor for name, tensor in state.items() if name in own}
     missing = sorted(set(own) - set(state))
     if missing:
@@ -133,9 +182,21 @@ def load_pretrained(vit, state, position_mode):
     prefix, patches = split_position(vit, state["pos_embed"])
     if patches.shape[1] != vit.patch_embed.num_patches:
         old = round(patches.shape[1] ** 0.5)
+        if old * old != patches.shape[1]:
+            raise UserError(
+                f"the weights' pos_embed {tuple(state['pos_embed'].shape)} is no square: another architecture?"
+            )
         patches = resize_position(patches, (old, old), vit.patch_embed.grid_size, position_mode)
     state["pos_embed"] = torch.cat([prefix, patches], 1)
+    refuse_misshapen({name: (tensor, own[name]) for name, tensor in state.items()})
     vit.load_state_dict(state)
+
+
+def refuse_misshapen(pairs):
+    """Raise UserError for tensors of another shape than the model's. pairs: {name in the file: (tensor, model's)}."""
+    wrong = [f"{n} {tuple(x.shape)} instead of {tuple(y.shape)}" for n, (x, y) in pairs.items() if x.shape != y.shape]
+    if wrong:
+        raise UserError(f"the checkpoint holds misshapen {', '.join(wrong[:6])}{' …' if wrong[6:] else ''}")
 
 
 def split_position(vit, pos_embed):
