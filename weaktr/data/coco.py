@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic
+from ..files import atomic, sweep_aside
 from ..metrics import VOID
 from .images import read_label_png, write_label_png
 from .lists import read_list
@@ -126,11 +126,13 @@ class COCO(VOC):
 
 
 def read_annotations(path):
-    """An instances JSON. Raises DataError when it is missing or no such file."""
+    """An instances JSON. Raises DataError when it is missing, no such file, or has objects on images it lacks."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not {"images", "annotations"} <= set(content):
             raise KeyError("images, annotations")
+        if lost := {thing["image_id"] for thing in content["annotations"]} - {one["id"] for one in content["images"]}:
+            raise KeyError(f"image {min(lost)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"annotations {path} cannot be read ({error!r}); fetch instances_*2014.json again") from error
     return content
@@ -151,6 +153,7 @@ def write_masks(root, split, progress=None):
     for thing in annotations["annotations"]:
         objects.setdefault(thing["image_id"], []).append(thing)
     images = [image for image in annotations["images"] if image["id"] in objects]
+    sweep_aside(root / "voc_format")
     for image in images:
         path = root / "voc_format" / "class_labels" / f"{Path(image['file_name']).stem}.png"
         if not path.is_file():
