@@ -195,4 +195,4 @@ def test_report_of_good_data(tiny_voc, tmp_path, capsys):
 def test_masks_command(coco, capsys):
     annotations(coco, [square(4, 4, 4, 18)])
     assert main(["data", "coco-masks", str(coco), "--split", "train"]) == 0
-    assert "1 images" in capsys.readouterr().out
+    assert "train: 1 images with masks, all of COCO14 are 82081" in capsys.readouterr().out

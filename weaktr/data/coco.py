@@ -31,6 +31,7 @@ vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ").split("
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of classes that were planned and never annotated
 USED = tuple(i for i in range(1, 91) if i not in UNUSED)  # COCO id of contiguous class 1, 2, … 80
 LISTS = {"train": "train2014", "val": "val2014"}
+SIZES = {"train": 82081, "val": 40137}  # images with at least one object in all of COCO14
 
 
 def to_contiguous(mask):
