@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+FOLDER_TABLE = "image,labels,split\na b/Ünder.png,cat;dog,train\na b/two.jpg,dog,train\nthree.png,,val\n"
+
 
 @pytest.fixture(scope="session")
 def shared():
@@ -57,3 +59,50 @@ def tiny_dataset(tiny_voc):
 def voc_copy(tiny_voc, tmp_path):
     """A copy of `tiny_voc` that a test may damage."""
     return Path(shutil.copytree(tiny_voc, tmp_path / "voc"))
+
+
+@pytest.fixture
+def voc12_copy(voc_copy):
+    """`voc_copy` as VOC12: every class of ours renamed to one of VOC's, the masks' values stay in range."""
+    from weaktr.data.synthetic import CLASSES
+    from weaktr.data.voc import VOC_CLASSES
+
+    for path in (voc_copy / "VOCdevkit/VOC2012/Annotations").glob("*.xml"):
+        text = path.read_text()
+        for ours, theirs in zip(CLASSES, VOC_CLASSES):
+            text = text.replace(f"<name>{ours}</name>", f"<name>{theirs}-</name>")
+        path.write_text(text.replace("-</name>", "</name>"))
+    return voc_copy
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Root of two images, their 91-id masks (a dog, 18; a toothbrush, 90, and a crowd) and a list."""
+    import numpy as np
+    from PIL import Image
+
+    from weaktr.data.images import write_label_png
+
+    (tmp_path / "images").mkdir()
+    masks = tmp_path / "voc_format/class_labels"
+    masks.mkdir(parents=True)
+    for number, value in ((1, 18), (2, 90)):
+        image_id = f"COCO_train2014_{number:012d}"
+        Image.new("RGB", (40, 30), (number * 50, 90, 30)).save(tmp_path / "images" / f"{image_id}.jpg")
+        mask = np.zeros((30, 40), np.uint8)
+        mask[5:20, 5:25], mask[25:] = value, 255
+        write_label_png(masks / f"{image_id}.png", mask)
+    (tmp_path / "voc_format/train.txt").write_text("COCO_train2014_000000000001\nCOCO_train2014_000000000002\n")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Root of three photographs and the labels.csv FOLDER_TABLE: classes cat and dog, lists train and val, no masks."""
+    from PIL import Image
+
+    (tmp_path / "a b").mkdir()
+    for n, name in enumerate(("a b/Ünder.png", "a b/two.jpg", "three.png")):
+        Image.new("RGB", (30 + n, 20), (200, 20 * n, 30)).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text(FOLDER_TABLE)
+    return tmp_path

@@ -1,17 +1,22 @@
 """Whole lists: confusion matrices and object tables against loops, segmented folders against one image at a time."""
 
-import os
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from weaktr import evaluation
+from weaktr import evaluation, scores
+from weaktr.cams import load_cams, save_cams
 from weaktr.crf import refine_probabilities
 from weaktr.data.images import palette, read_label_png
 from weaktr.data.transforms import seed_everything
-from weaktr.evaluation import object_table, save_counts, score_list, segment_list
-from weaktr.inference import segment
-from weaktr.models import create_segmenter
+from weaktr.evaluation import compare_compositions, generate_list, segment_list
+from weaktr.inference import generate_grids, segment
+from weaktr.metrics import seed_mask, threshold_curve
+from weaktr.models import create_cam_model, create_segmenter
+from weaktr.pseudo_labels import parallel, read_seed
+from weaktr.scores import object_table, save_counts, score_list
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 VIEWS = {"scales": [1.0, 1.25], "mirror": True, "base_size": 40, "window": 32, "stride": 24}
@@ -67,6 +72,70 @@ def test_object_table_against_a_loop(tiny_dataset):
     assert len(missed) == len(rows) and (missed["iou"] == 0).all(), "an object that was missed is still an object"
 
 
+def write_cams(folder, dataset, ids):
+    """CAM files with noise on the truth of each class, and {id: CAMs}."""
+    for image_id in ids:
+        mask, generator = dataset.mask(image_id), np.random.default_rng(int(image_id[-3:]))
+        present = np.flatnonzero(dataset.labels(image_id))
+        noise = {int(c): generator.random(mask.shape, np.float32) for c in present}
+        save_cams(folder / f"{image_id}.npz", {c: [x + (mask == c + 1)] for c, x in noise.items()}, mask.shape)
+    return {image_id: load_cams(folder / f"{image_id}.npz") for image_id in ids}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_curve_of_cam_files_is_exact_in_any_number_of_processes(tiny_dataset, tmp_path, monkeypatch, processes):
+    ids, thresholds, used = tiny_dataset.ids("train"), [0.5, 0.1, 0.9], []
+    cams = write_cams(tmp_path, tiny_dataset, ids)
+    monkeypatch.setattr(scores, "WORTH_A_PROCESS", 2)
+    monkeypatch.setattr(scores, "parallel", lambda *work: (used.append(work[2]), parallel(*work))[1])
+    found = scores.score_cams(tiny_dataset, ids, tmp_path, thresholds, processes)
+    samples = ((cams[i], tiny_dataset.mask(i)) for i in ids)
+    pd.testing.assert_frame_equal(found, threshold_curve(samples, 9, thresholds))
+    seeds = partial(read_seed, dataset=tiny_dataset, cams=tmp_path, threshold=0.6)
+    score, alone = (score_list(tiny_dataset, ids, seeds, workers) for workers in (processes, 1))
+    assert score.ids == ids and (score.confusion == alone.confusion).all() and (score.counts == alone.counts).all()
+    assert used == ([] if processes == 1 else [3, 3]), "one process: no other is started"
+
+
+def test_a_short_list_starts_no_process(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(scores, "parallel", lambda *_: pytest.fail("a process was started"))
+    score_list(tiny_dataset, tiny_dataset.ids("val"), partial(guess, tiny_dataset), workers=8)
+
+
+def test_memory_of_a_curve_does_not_grow_with_the_list(tiny_dataset, tmp_path, monkeypatch):
+    """At most one image's maps live at a time."""
+    import weakref
+
+    ids, alive, most = tiny_dataset.ids("train"), weakref.WeakSet(), []
+
+    class Maps(dict):
+        __hash__ = object.__hash__
+
+    def watched(path):
+        maps = Maps(load_cams(path))
+        alive.add(maps)
+        most.append(len(alive))
+        return maps
+
+    write_cams(tmp_path, tiny_dataset, ids)
+    monkeypatch.setattr(scores, "load_cams", watched)
+    scores.score_cams(tiny_dataset, ids, tmp_path, [0.5])
+    assert len(most) == len(ids) and max(most) <= 2, "the next one is read before the last one is let go"
+
+
+def test_compositions_each_at_its_best_threshold(tiny_dataset, tmp_path):
+    ids, thresholds = tiny_dataset.ids("train"), np.round(np.arange(0, 1, 0.05), 2)
+    folders = {name: tmp_path / name for name in ("one", "other")}
+    made = {
+        name: write_cams(folder, tiny_dataset, ids[k:] + ids[:k]) for k, (name, folder) in enumerate(folders.items())
+    }
+    curves, found = compare_compositions(tiny_dataset, ids, folders, thresholds)
+    for name, cams in made.items():
+        best = max(thresholds, key=lambda t: (curves[name][t], -t))
+        alone = score_list(tiny_dataset, ids, lambda i, c=cams, t=best: seed_mask(c[i], t, tiny_dataset.mask(i).shape))
+        assert found[name].miou == pytest.approx(curves[name].max()) and (found[name].counts == alone.counts).all()
+
+
 @pytest.fixture(scope="module")
 def model():
     seed_everything(3)
@@ -114,24 +183,62 @@ def test_masks_carry_vocs_palette(segmented):
         assert image.mode == "P" and image.getpalette()[:27] == palette()[:27]
 
 
-def test_a_broken_off_list_goes_on(model, tiny_dataset, segmented, monkeypatch):
-    """What has both files stays; what lacks one is made again, to the same pixels."""
+def test_an_interrupted_export_goes_on(model, tiny_dataset, segmented, tmp_path, monkeypatch):
+    """Interrupted at the third image: those with both files stay, the others are made, to the same pixels."""
     folder, ids = segmented[0], tiny_dataset.ids("val")
-    contents = {path: path.read_bytes() for path in folder.rglob("*.png")}
-    for path in contents:
-        os.utime(path, (1, 1))
-    gone = [folder / "multi_crf" / f"{ids[1]}.png", folder / "multi" / f"{ids[3]}.png"]
-    for path in gone:
-        path.unlink()
-    images = []
-    monkeypatch.setattr(evaluation, "segment", lambda *a, **k: (images.append(a[1]), segment(*a, **k))[1])
+    images, stop = [], [2]
+
+    def interrupted(*arguments, **options):
+        if len(images) in stop:
+            raise KeyboardInterrupt
+        images.append(arguments[1])
+        return segment(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "segment", interrupted)
+    job = {"crf": "voc", "workers": 1, **VIEWS}
+    with pytest.raises(KeyboardInterrupt):
+        segment_list(model, tiny_dataset, ids, tmp_path, progress=Counter(), **job)
+    (tmp_path / "multi" / f".{ids[2]}.4711.png").write_bytes(b"half")  # of a process that was killed
+    done = [i for i in ids if all((tmp_path / kind / f"{i}.png").is_file() for kind in ("multi", "multi_crf"))]
+    times = {path: path.stat().st_mtime_ns for i in done for path in tmp_path.glob(f"*/{i}.png")}
+    assert (tmp_path / "multi" / f"{ids[1]}.png").is_file() and not (tmp_path / "multi" / f"{ids[2]}.png").exists()
+    images.clear(), stop.clear()
     counter = Counter()
-    segment_list(model, tiny_dataset, ids, folder, crf="voc", workers=1, progress=counter, **VIEWS)
-    assert counter.done == 4 and len(images) == 2
-    assert all((image == tiny_dataset.image(ids[k])).all() for image, k in zip(images, (1, 3)))
-    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == contents
-    untouched = [path for path in contents if path.stem in (ids[0], ids[2])]
-    assert len(untouched) == 4 and all(path.stat().st_mtime == 1 for path in untouched)
+    segment_list(model, tiny_dataset, ids, tmp_path, progress=counter, **job)
+    assert counter.done == 4 and len(images) == 4 - len(done)
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "what was whole is not made again"
+    for path in folder.rglob("*.png"):
+        assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_an_interrupted_cam_generation_goes_on(tiny_dataset, tmp_path, monkeypatch):
+    """Interrupted at the third image, with one composition of an earlier image lost: only what is missing is made."""
+    seed_everything(5)
+    model, ids = create_cam_model("weaktr_tiny_patch8_96", 8, image_size=96).eval(), tiny_dataset.ids("val")
+    variants = {tmp_path / "fused": ("fused", False), tmp_path / "attention": ("attn", False)}
+    asked, stop = [], [2]
+
+    def interrupted(model, image, labels, scales, variants):
+        if len(asked) in stop:
+            raise KeyboardInterrupt
+        asked.append(variants)
+        return generate_grids(model, image, labels, scales, variants)
+
+    monkeypatch.setattr(evaluation, "generate_grids", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate_list(model, tiny_dataset, ids, (0.5,), variants, Counter())
+    assert len(list(tmp_path.rglob("*.npz"))) == 4
+    lost, kept = tmp_path / "attention" / f"{ids[1]}.npz", tmp_path / "fused" / f"{ids[1]}.npz"
+    before, time = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    (tmp_path / "attention" / f".{ids[1]}.4711.npz").write_bytes(b"half")  # of a process that was killed
+    asked.clear(), stop.clear()
+    counter = Counter()
+    generate_list(model, tiny_dataset, ids, (0.5,), variants, counter)
+    both = list(variants.values())
+    assert asked == [[("attn", False)], both, both] and counter.done == 4
+    assert lost.read_bytes() == before and kept.stat().st_mtime_ns == time
+    assert all((folder / f"{i}.npz").is_file() for folder in variants for i in ids)
 
 
 def test_without_crf_there_is_one_folder(model, tiny_dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""From CAMs to pseudo labels: files, seeds through the CRF, the order of parallel work, the threshold without masks."""
+"""From CAMs to pseudo labels: seeds through the CRF, the order of parallel work, the threshold without masks."""
 
 import os
 import time
@@ -8,18 +8,17 @@ import pandas as pd
 import pytest
 
 from weaktr import pseudo_labels
+from weaktr.cams import load_cams, save_cams
 from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
 from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
 from weaktr.pseudo_labels import (
     choose_threshold,
-    load_cams,
     noisy_truth,
     parallel,
     refine_file,
     refine_seed,
-    save_cams,
     threshold_by_agreement,
 )
 
@@ -30,71 +29,17 @@ def random_cams(classes, shape=(40, 50), seed=0):
 
 
 def planted_cams(mask, labels, seed=0):
-    """CAMs with 0.2–0.45 outside and 0.55–0.9 inside: only thresholds between 0.45 and 0.55 give a clean seed."""
-    generator = np.random.default_rng(seed)
-    return {
-        int(c): np.where(
-            mask == c + 1, generator.uniform(0.55, 0.9, mask.shape), generator.uniform(0.2, 0.45, mask.shape)
-        )
-        for c in np.flatnonzero(labels)
-    }
+    """CAMs with 0–0.45 outside and 0.55–1 inside: only thresholds between 0.45 and 0.55 give a clean seed.
 
-
-# ---------------------------------------------------------------- files
-
-
-def test_cams_come_back_as_they_were(tmp_path):
-    cams = random_cams((0, 7, 19))
-    save_cams(tmp_path / "a.npz", cams)
-    found = load_cams(tmp_path / "a.npz")
-    assert found.keys() == cams.keys()
-    for c, cam in cams.items():
-        assert found[c].dtype == np.float32 and found[c].shape == cam.shape
-        assert np.abs(found[c] - cam).max() < 1e-3
-    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
-    save_cams(tmp_path / "none.npz", {})  # an image without any class
-    assert load_cams(tmp_path / "none.npz") == {}
-
-
-def test_cams_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    save_cams(tmp_path / "old.npz", random_cams((1,)))
-    before = (tmp_path / "old.npz").read_bytes()
-
-    def fail(path, **_):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez_compressed", fail)
-    for name in ("old", "new"):
-        with pytest.raises(OSError, match="disk full"):
-            save_cams(tmp_path / f"{name}.npz", random_cams((2,)))
-    assert (tmp_path / "old.npz").read_bytes() == before
-    assert not (tmp_path / "new.npz").exists()
-
-
-DAMAGES = [
-    pytest.param(lambda path: path.unlink(), id="missing"),
-    pytest.param(lambda path: path.write_bytes(b""), id="empty"),
-    pytest.param(lambda path: path.write_text("no archive"), id="text"),
-    pytest.param(
-        lambda path: path.write_bytes(path.read_bytes()[:300]),
-        id="truncated",
-    ),
-    pytest.param(
-        lambda path: path.write_bytes(path.read_bytes()[:200] + bytes(300) + path.read_bytes()[500:]),
-        id="damaged",
-    ),
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_cam_file_is_named_with_the_remedy(tmp_path, damage):
-    path = tmp_path / "scene_000001.npz"
-    save_cams(path, random_cams((1, 2)))
-    damage(path)
-    with pytest.raises(DataError) as caught:
-        load_cams(path)
-    assert str(path) in str(caught.value) and "run 02_cam_generation again" in str(caught.value)
+    As what `save_cams` writes: a single grid, which is as large as the image and fills 0…1.
+    """
+    generator, grids = np.random.default_rng(seed), {}
+    for c in np.flatnonzero(labels):
+        inside, outside = generator.uniform(0.55, 1, mask.shape), generator.uniform(0, 0.45, mask.shape)
+        cam = np.where(mask == c + 1, inside, outside).astype(np.float32)
+        cam.flat[[cam.argmin(), cam.argmax()]] = 0, 1
+        grids[int(c)] = [cam]
+    return grids
 
 
 # ---------------------------------------------------------------- one image
@@ -193,7 +138,7 @@ def test_files_are_refined_once(tiny_dataset, tmp_path):
     cams.mkdir(), output.mkdir()
     image_id = tiny_dataset.ids("train")[0]
     planted = planted_cams(tiny_dataset.mask(image_id), tiny_dataset.labels(image_id))
-    save_cams(cams / f"{image_id}.npz", planted)
+    save_cams(cams / f"{image_id}.npz", planted, tiny_dataset.mask(image_id).shape)
     job = {"dataset": tiny_dataset, "cams": cams, "threshold": 0.5, "settings": "voc"}
     seed, label = refine_file(image_id, **job)
     assert refine_file(image_id, **job, output=output) is None
@@ -209,13 +154,44 @@ def test_files_are_refined_once(tiny_dataset, tmp_path):
     assert path.stat().st_mtime == 1
 
 
+def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
+    """Broken off at the third image: the two that are whole stay, and half a file of a killed process is no label."""
+    cams, output, ids, refined, stop = tmp_path / "cams", tmp_path / "labels", tiny_dataset.ids("val"), [], [2]
+    output.mkdir()
+    for image_id in ids:
+        mask = tiny_dataset.mask(image_id)
+        save_cams(cams / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)), mask.shape)
+
+    def interrupted(*arguments):
+        if len(refined) in stop:
+            raise KeyboardInterrupt
+        refined.append(arguments)
+        return refine_seed(*arguments)
+
+    monkeypatch.setattr(pseudo_labels, "refine_seed", interrupted)
+    job = {"dataset": tiny_dataset, "cams": cams, "threshold": 0.5, "settings": "voc", "output": output}
+    with pytest.raises(KeyboardInterrupt):
+        for image_id in ids:
+            refine_file(image_id, **job)
+    (output / f".{ids[2]}.4711.png").write_bytes(b"half")
+    whole = {path: path.stat().st_mtime_ns for path in output.glob("[!.]*.png")}
+    assert [path.stem for path in sorted(whole)] == ids[:2]
+    refined.clear(), stop.clear()
+    for image_id in ids:
+        refine_file(image_id, **job)
+    assert len(refined) == 2 and {path: path.stat().st_mtime_ns for path in whole} == whole
+    for image_id in ids:
+        expected = refine_file(image_id, **job | {"output": None})[1]
+        assert (read_label_png(output / f"{image_id}.png") == expected).all()
+
+
 def test_agreement_with_the_crf_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(pseudo_labels, "parallel", lambda function, items, _: [function(item) for item in items])
     monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
     ids = tiny_dataset.ids("train")[:5]
     for image_id in ids:
         mask = read_label_png(tiny_dataset.mask_path(image_id))
-        save_cams(tmp_path / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)))
+        save_cams(tmp_path / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)), mask.shape)
     agreement = threshold_by_agreement(tiny_dataset, ids, tmp_path, "voc", [0.3, 0.4, 0.5, 0.6, 0.7], 1)
     assert list(agreement.index) == [0.3, 0.4, 0.5, 0.6, 0.7]
     assert agreement.idxmax() == 0.5 and agreement[0.5] > agreement.drop(0.5).max() + 3

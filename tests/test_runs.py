@@ -405,6 +405,24 @@ def test_files_are_whole_or_absent(tmp_path):
     assert len(list(path.parent.iterdir())) == 1
 
 
+def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_path):
+    """A real process, killed while it writes; nothing else goes, hidden files of a person least of all."""
+    folder = tmp_path / "02_cam_generation"
+    stages.prepare(folder, "key", {})
+    stages.write_json(folder / "cams/whole.json", [1])
+    (folder / "cams/.notes.txt").write_text("mine")
+    code = (
+        "import os, sys; from weaktr.files import atomic\nwith atomic(sys.argv[1]) as aside:\n aside.write_text('half')"
+    )
+    code += "\n os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "cams/a_1.npz")], cwd=stages.ROOT, check=False)
+    assert done.returncode == -9
+    (left,) = (folder / "cams").glob(".a_1.*.npz")
+    assert left.read_text() == "half" and not (folder / "cams/a_1.npz").exists()
+    stages.prepare(folder, "key", {})
+    assert sorted(path.name for path in (folder / "cams").iterdir()) == [".notes.txt", "whole.json"]
+
+
 # --- the command line
 
 

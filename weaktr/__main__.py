@@ -191,10 +191,11 @@ def _data_fetch(options):
 
 
 def _data_coco_masks(options):
-    from .data.coco import write_masks
+    from .data.coco import SIZES, write_masks
 
     for split in options.split:
-        print(f"{split}: {write_masks(options.root, split)} images with masks", flush=True)
+        made = write_masks(options.root, split)
+        print(f"{split}: {made} images with masks, all of COCO14 are {SIZES[split]}", flush=True)
 
 
 def _presets(options):

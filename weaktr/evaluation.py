@@ -1,53 +1,34 @@
-"""Predictions of a whole list: sliding windows, several scales, CRF beside the model on the other cores."""
+"""CAMs and predictions of a whole list: sliding windows, several scales, CRF beside the model on the other cores."""
 
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
-import numpy as np
 import pandas as pd
 
+from .cams import save_cams
 from .crf import refine_to_mask
 from .data.images import write_label_png
-from .files import atomic
-from .inference import generate_variants, segment
-from .metrics import confusion_matrix, iou_of_counts, mean_iou, pixel_counts, seed_mask, threshold_curve
+from .inference import generate_grids, segment
+from .pseudo_labels import read_seed
+from .scores import score_cams, score_list
 
 
-@dataclass
-class ListScore:
-    """How the masks of a list agree with the truth."""
+def generate_list(model, dataset, ids, scales, variants, progress):
+    """CAM files of a list, see `cams.save_cams`; what is there already stays.
 
-    ids: list  # of the n images
-    confusion: np.ndarray  # int64 (K,K), the list's, rows truth
-    counts: np.ndarray  # int32 (n,3,K), each image's, see `metrics.pixel_counts`
-
-    @property
-    def miou(self):
-        """mIoU of the list, in percent."""
-        return mean_iou(self.confusion)
-
-    def per_image(self):
-        """Each image's own mIoU in percent → Series by id."""
-        return pd.Series(100 * np.nanmean(iou_of_counts(self.counts), 1), index=pd.Index(self.ids, name="image"))
-
-
-def score_list(dataset, ids, predict):
-    """Compare masks with the truth, image by image → ListScore. predict: function id → (H,W) labels."""
-    classes = len(dataset.classes) + 1
-    total, counts = np.zeros((classes, classes), np.int64), np.zeros((len(ids), 3, classes), np.int32)
-    for row, image_id in enumerate(ids):
-        confusion = confusion_matrix(predict(image_id), dataset.mask(image_id), classes)
-        total += confusion
-        counts[row] = pixel_counts(confusion)
-    return ListScore(list(ids), total, counts)
-
-
-def save_counts(path, scores):
-    """Write the per-image counts of {name: ListScore} as one npz, whole; `statistics` resamples them."""
-    with atomic(path) as aside:
-        np.savez_compressed(aside, **{name: score.counts for name, score in scores.items()})
+    variants: {folder: (kind, refined)}, each folder gets one <id>.npz per image.
+    """
+    for image_id in ids:
+        missing = {folder / f"{image_id}.npz": variant for folder, variant in variants.items()}
+        missing = {path: variant for path, variant in missing.items() if not path.is_file()}
+        if missing:
+            image, labels = dataset.image(image_id), dataset.labels(image_id)
+            made = generate_grids(model, image, labels, scales, list(missing.values()))
+            for path, grids in zip(missing, made, strict=True):
+                save_cams(path, grids, image.shape[:2])
+        progress.update(1)
 
 
 def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales, mirror, base_size, window, stride):
@@ -81,35 +62,15 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
             collect()
 
 
-def object_table(dataset, score):
-    """One row per image and class of its truth: `image`, `class`, `size` (share of the image, %), `iou` (%)."""
-    rows = []
-    for image_id, counts, ious in zip(score.ids, score.counts, 100 * iou_of_counts(score.counts), strict=True):
-        truth = counts[1]
-        for c in np.flatnonzero(truth[1:]) + 1:
-            size = 100 * truth[c] / truth.sum()
-            rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": ious[c]})
-    return pd.DataFrame(rows)
-
-
-def compare_compositions(model, dataset, ids, scales, compositions, thresholds):
-    """CAM compositions {name: (kind, refined)} of the same network, each at every background score.
+def compare_compositions(dataset, ids, folders, thresholds, workers=1):
+    """CAM compositions {name: folder of CAM files}, each at every background score.
 
     → DataFrame of seed mIoU (%) by threshold with a column per composition, {name: ListScore at its best threshold}.
-    Both look at masks: the best is an oracle, the same for all. The maps of all ids are held in memory as float16.
+    Both look at masks: the best is an oracle, the same for all.
     """
-    made = {name: [] for name in compositions}
-    for image_id in ids:
-        image, present = dataset.image(image_id), dataset.labels(image_id)
-        maps = generate_variants(model, image, present, scales, list(compositions.values()))
-        for name, variant in zip(compositions, maps, strict=True):
-            made[name].append({c: cam.astype(np.float16) for c, cam in variant.items()})
     curves, scores = {}, {}
-    for name, variants in made.items():
-        curve = threshold_curve(zip(variants, map(dataset.mask, ids)), len(dataset.classes) + 1, thresholds)
-        curves[name] = curve.set_index("threshold")["miou"]
-        best, cams = curves[name].idxmax(), dict(zip(ids, variants))
-        scores[name] = score_list(
-            dataset, ids, lambda i, cams=cams, best=best: seed_mask(cams[i], best, dataset.mask(i).shape)
-        )
+    for name, cams in folders.items():
+        curves[name] = score_cams(dataset, ids, cams, thresholds, workers).set_index("threshold")["miou"]
+        seeds = partial(read_seed, dataset=dataset, cams=cams, threshold=curves[name].idxmax())
+        scores[name] = score_list(dataset, ids, seeds, workers)
     return pd.DataFrame(curves), scores

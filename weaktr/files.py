@@ -22,6 +22,13 @@ def atomic(path):
         aside.unlink(missing_ok=True)
 
 
+def sweep_aside(folder):
+    """Delete what `atomic` was writing below `folder` in processes that were killed; nothing reads such files."""
+    for path in Path(folder).rglob(".*"):
+        if path.is_file() and re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_json(path, value):
     """Writes `value` to `path` as indented JSON, atomically; NumPy scalars and paths are converted."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
@@ -33,7 +40,7 @@ def read_json(path):
     """The value in the JSON file `path`; an empty dict where the file is missing or cut off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .cams import enlarge
 from .crf import refine_probabilities
 from .models.cam import cam_variant
 
@@ -37,27 +38,33 @@ def generate_cams(model, image, labels, scales=(1.0, 1.2), *, kind="fused", refi
     return generate_variants(model, image, labels, scales, [(kind, refined)])[0]
 
 
-@torch.inference_mode()
 def generate_variants(model, image, labels, scales, variants):
     """`generate_cams` for several compositions [(kind, refined), …] from the same forward passes → a list of dicts."""
-    height, width = image.shape[:2]
+    return [enlarge(grids, image.shape[:2]) for grids in generate_grids(model, image, labels, scales, variants)]
+
+
+@torch.inference_mode()
+def generate_grids(model, image, labels, scales, variants):
+    """What `generate_variants` enlarges → for each variant {present class: [(h,w) float32, a grid for each scale]}.
+
+    The map of the mirrored view is mirrored back and added on the grid of tokens: enlarging is linear and has no side,
+    so that the sum of both enlarged maps is the enlarged sum.
+    """
     if len(labels) != model.config["num_classes"]:
         raise ValueError(f"the label has {len(labels)} classes, the model {model.config['num_classes']}")
     present = np.flatnonzero(np.asarray(labels))
+    made = [{int(c): [] for c in present} for _ in variants]
     if not len(present):
-        return [{} for _ in variants]
+        return made
     device = next(model.parameters()).device
-    total = torch.zeros(len(variants), len(present), height, width)
     for scale in scales:
         x = normalise(rescale(image, scale), model.mean, model.std)
         output = model(torch.stack([x, x.flip(-1)]).to(device))
-        for row, (kind, refined) in enumerate(variants):
+        for grids, (kind, refined) in zip(made, variants, strict=True):
             cam = cam_variant(output, kind, refined)[:, present].float().cpu()
-            cam = F.interpolate(cam, (height, width), mode="bilinear", align_corners=False)
-            total[row] += cam[0] + cam[1].flip(-1)
-    low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
-    scaled = ((total - low) / (high - low + 1e-8)).numpy()
-    return [{int(c): cam for c, cam in zip(present, cams, strict=True)} for cams in scaled]
+            for c, grid in zip(present, (cam[0] + cam[1].flip(-1)).numpy(), strict=True):
+                grids[int(c)].append(grid)
+    return made
 
 
 def head_correlation(output, labels):

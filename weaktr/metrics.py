@@ -97,8 +97,15 @@ def threshold_curve(samples, num_classes, thresholds):
 
     A pixel's seed changes at one threshold only, its largest CAM value: a histogram of those values holds every curve.
     """
-    given, thresholds = list(thresholds), np.asarray(thresholds, np.float32)
-    order = np.argsort(thresholds)
+    thresholds = list(thresholds)
+    return curve_table(threshold_counts(samples, num_classes, thresholds), thresholds)
+
+
+def threshold_counts(samples, num_classes, thresholds):
+    """What `curve_table` needs of the samples of `threshold_curve` → int64 (K,K,T+1): truth × strongest class ×
+    number of thresholds that its CAM passes. The counts of two sets of images are the counts of both, added up.
+    """
+    thresholds = np.sort(np.asarray(thresholds, np.float32))
     bins = len(thresholds) + 1
     shape = (num_classes + 1, num_classes, bins)  # truth, void being the last, × strongest class × thresholds passed
     counts = np.zeros(np.prod(shape), np.int64)
@@ -113,9 +120,14 @@ def threshold_curve(samples, num_classes, thresholds):
         if label.size and label.max() >= num_classes:
             raise ValueError(f"a CAM is of class {label.max() - 1}, outside 0…{num_classes - 2}")
         pair = np.where(void, num_classes, truth).astype(np.int32) * num_classes + label
-        passed = thresholds_below(value, thresholds[order])
+        passed = thresholds_below(value, thresholds)
         counts += np.bincount((pair * bins + passed).ravel(), minlength=len(counts))
-    counts = counts.reshape(shape)[:-1]
+    return counts.reshape(shape)[:-1]
+
+
+def curve_table(counts, thresholds):
+    """`threshold_counts` → the DataFrame of `threshold_curve`."""
+    order, num_classes = np.argsort(np.asarray(thresholds, np.float32)), len(counts)
     above = counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]  # pixels that are still foreground at each threshold
     rows = []
     for position, index in enumerate(order):
@@ -126,6 +138,6 @@ def threshold_curve(samples, num_classes, thresholds):
             union = truth + predicted - hits
             shares = np.stack([(predicted - hits) / union, (truth - hits) / union, hits / predicted, hits / truth])
         per_class = 100 * iou(confusion)
-        rows.append((index, [given[index], np.nanmean(per_class), *(100 * np.nanmean(shares, 1)), *per_class]))
+        rows.append((index, [thresholds[index], np.nanmean(per_class), *(100 * np.nanmean(shares, 1)), *per_class]))
     names = ["threshold", "miou", "false_positive", "false_negative", "precision", "recall", *range(num_classes)]
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])], columns=names)

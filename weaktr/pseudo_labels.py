@@ -1,6 +1,5 @@
-"""From CAMs to pseudo labels: CAM files, seeds refined by the CRF on all cores, a threshold that no mask chose."""
+"""From CAMs to pseudo labels: seeds refined by the CRF on all cores, a threshold that no mask chose."""
 
-import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -9,28 +8,10 @@ from multiprocessing import get_context
 import numpy as np
 import pandas as pd
 
+from .cams import load_cams
 from .crf import refine_labels
 from .data.images import write_label_png
-from .errors import DataError
-from .files import atomic
 from .metrics import VOID, confusion_matrix, mean_iou, seed_mask
-
-
-def save_cams(path, cams):
-    """Write the CAMs of one image, {class from 0: (H,W) in 0..1}, as float16 npz, whole or not at all."""
-    with atomic(path) as aside:
-        np.savez_compressed(aside, **{str(c): cam.astype(np.float16) for c, cam in cams.items()})
-
-
-def load_cams(path):
-    """Read what save_cams wrote → {class from 0: (H,W) float32}. Raises DataError when missing or broken."""
-    try:
-        with np.load(path) as file:
-            return {int(name): file[name].astype(np.float32) for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"CAM file {path} cannot be read ({error}); delete it and run 02_cam_generation again"
-        ) from error
 
 
 def parallel(function, items, workers, progress=None):
@@ -81,6 +62,12 @@ def refine_file(image_id, *, dataset, cams, threshold, settings, output=None):
         return seed, label
     write_label_png(output / f"{image_id}.png", label)
     return None
+
+
+def read_seed(image_id, *, dataset, cams, threshold):
+    """The seed (H,W) uint8 of an image, from its CAM file in folder `cams`; threshold: background score."""
+    found = load_cams(cams / f"{image_id}.npz")
+    return seed_mask(found, threshold, None if found else dataset.image(image_id).shape[:2])
 
 
 def flip_regions(mask, share, rng, regions=12):

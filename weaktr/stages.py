@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .errors import ParameterError, UserError
-from .files import atomic, read_json, shipped_weights, write_json
+from .files import atomic, read_json, shipped_weights, sweep_aside, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
@@ -101,7 +101,8 @@ def remove(folder):
 def prepare(folder, key, facts, clear=False):
     """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
 
-    Starts its manifest with `facts`, its key and its birth. Raises UserError for a folder with files that no run made.
+    Files that a killed process left half written are deleted. Starts its manifest with `facts`, its key and its birth.
+    Raises UserError for a folder with files that no run made, and for one that cannot be written.
     """
     before = read_json(folder / "manifest.json")
     if folder.exists() and any(folder.iterdir()):
@@ -110,9 +111,13 @@ def prepare(folder, key, facts, clear=False):
         if clear or before.get("key") != key:
             remove(folder)
             before = {}
-    folder.mkdir(parents=True, exist_ok=True)
     made = before.get("made", uuid.uuid4().hex)
-    write_json(folder / "manifest.json", {"stage": folder.name, "key": key, "made": made, **facts})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_aside(folder)
+        write_json(folder / "manifest.json", {"stage": folder.name, "key": key, "made": made, **facts})
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
 
 
 def changes(folder, parameters):

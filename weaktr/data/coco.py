@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic
+from ..files import atomic, sweep_aside
 from ..metrics import VOID
 from .images import read_label_png, write_label_png
 from .lists import read_list
@@ -31,6 +31,7 @@ vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ").split("
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of classes that were planned and never annotated
 USED = tuple(i for i in range(1, 91) if i not in UNUSED)  # COCO id of contiguous class 1, 2, … 80
 LISTS = {"train": "train2014", "val": "val2014"}
+SIZES = {"train": 82081, "val": 40137}  # images with at least one object in all of COCO14
 
 
 def to_contiguous(mask):
@@ -126,11 +127,13 @@ class COCO(VOC):
 
 
 def read_annotations(path):
-    """An instances JSON. Raises DataError when it is missing or no such file."""
+    """An instances JSON. Raises DataError when it is missing, no such file, or has objects on images it lacks."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not {"images", "annotations"} <= set(content):
             raise KeyError("images, annotations")
+        if lost := {thing["image_id"] for thing in content["annotations"]} - {one["id"] for one in content["images"]}:
+            raise KeyError(f"image {min(lost)}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"annotations {path} cannot be read ({error!r}); fetch instances_*2014.json again") from error
     return content
@@ -151,6 +154,7 @@ def write_masks(root, split, progress=None):
     for thing in annotations["annotations"]:
         objects.setdefault(thing["image_id"], []).append(thing)
     images = [image for image in annotations["images"] if image["id"] in objects]
+    sweep_aside(root / "voc_format")
     for image in images:
         path = root / "voc_format" / "class_labels" / f"{Path(image['file_name']).stem}.png"
         if not path.is_file():

@@ -145,6 +145,6 @@ class VOC:
             for path in sorted(self.folder.glob(pattern)):
                 digest.update(path.name.encode() + path.read_bytes())
         for place in sizes:
-            for path in sorted((self.folder / place).rglob("*")):
+            for path in sorted((self.folder / place).rglob("[!.]*")):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
