@@ -40,7 +40,7 @@ figures: setup ## draw the figures and tables of the sweeps, and collect all fig
 	  cp "$$path" "../../figures/$$(echo "$$path" | sed 's|^\(..\)[^/]*/\(figures/\)\?|\1_|')"; done
 
 bench: setup ## measure speed side by side with the plain limit and the released way
-	for file in cam_step threshold_curve; do .venv/bin/python benchmarks/$$file.py || exit 1; done
+	for file in cam_step low_memory cam_generation sliding_windows threshold_curve; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style, and that notebooks carry no outputs
 	.venv/bin/ruff check .
