@@ -68,9 +68,9 @@ def main():
         data, bar = Photographs(folder), SimpleNamespace(update=lambda n: None)
         images = {i: data.image(i) for i in data.ids}
 
-        def in_turn(model, scales=SCALES):
+        def in_turn(model):
             for i in data.ids:
-                save_cams(folder / f"{i}.npz", generate_cams(model, data.image(i), data.labels(i), scales))
+                save_cams(folder / f"{i}.npz", generate_cams(model, data.image(i), data.labels(i), SCALES))
 
         def side_by_side(model):
             for i in data.ids:
