@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/cam_step.py [image size] [batch]
 
-The third way is how the released code goes about it, written here from METHOD.md: all maps stacked in one tensor,
-weighed and averaged as a whole. Random weights: the time does not depend on them.
+Time and memory of the network that keeps its attention maps, of the one that makes them anew (low-memory mode), and of
+the way the released code goes about it, written here from METHOD.md: all maps stacked in one tensor, weighed and
+averaged as a whole. Random weights: the time does not depend on them.
 """
 
 import sys
@@ -11,62 +12,69 @@ import sys
 import timm
 import torch
 import torch.nn.functional as F
-from side_by_side import measure
+from side_by_side import measure, measure_memory
 
 from weaktr.losses import cam_losses
 from weaktr.models import create_cam_model
 from weaktr.train_cam import autocast, pick_device
 
 BACKBONE, CLASSES = "deit_small_patch16_224", 20
+WAYS = {
+    "plain timm step": "plain",
+    "CAM network, maps kept": "kept",
+    "CAM network, low memory": "remade",
+    "CAM network, maps stacked": "stacked",
+}
 
 
 def stacked_fusion(fusion, attentions, outputs):
     """M as the released code forms it: (B,L,H,N,N) in memory, once plain and once weighed."""
     weights = fusion.weights([output.detach() for output in outputs])
-    maps = torch.stack([attention.detach() for attention in attentions], 1)
-    weighed = maps * weights[..., None, None]
+    weighed = torch.stack(attentions, 1) * weights[..., None, None]
     return weights, weighed.mean(2).mean(1)
 
 
-def main(size=224, batch=16):
-    """One forward, backward and AdamW step each."""
+def make_step(way, size, batch, precision):
+    """One of WAYS → a function that does one forward, backward and AdamW step."""
     device = pick_device()
     torch.manual_seed(0)
-    x, y = (
-        torch.randn(batch, 3, size, size, device=device),
-        torch.randint(0, 2, (batch, CLASSES), device=device).float(),
-    )
-    plain = timm.create_model(BACKBONE, num_classes=CLASSES, img_size=size).to(device)
-    ours, released = (
-        create_cam_model(BACKBONE, CLASSES, pretrained=False, image_size=size).to(device) for _ in range(2)
-    )
-    released.fusion.forward = lambda a, o: stacked_fusion(released.fusion, a, o)
-    optimizers = {model: torch.optim.AdamW(model.parameters(), lr=1e-5) for model in (plain, ours, released)}
+    x = torch.randn(batch, 3, size, size, device=device)
+    y = torch.randint(0, 2, (batch, CLASSES), device=device).float()
+    if way == "plain":
+        model = timm.create_model(BACKBONE, num_classes=CLASSES, img_size=size).to(device)
+    else:
+        keep = way != "remade"
+        model = create_cam_model(BACKBONE, CLASSES, pretrained=False, image_size=size, keep_maps=keep).to(device)
+    if way == "stacked":
+        model.fusion.forward = lambda maps, outputs: stacked_fusion(model.fusion, maps, outputs)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
-    def step(model, losses, precision):
+    def step():
         with autocast(device, precision):
             output = model(x)
-        optimizers[model].zero_grad()
-        losses(output).backward()
-        optimizers[model].step()
+        if way == "plain":
+            loss = F.multilabel_soft_margin_loss(output.float(), y)
+        else:
+            loss = sum(cam_losses(output, y).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def classify(output):
-        return F.multilabel_soft_margin_loss(output.float(), y)
+    return step
 
-    def cams(output):
-        return sum(cam_losses(output, y).values())
 
-    for precision in ("fp32", *(["bf16"] if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() else [])):
-        measure(
-            {
-                "plain timm step": lambda p=precision: step(plain, classify, p),
-                "CAM network": lambda p=precision: step(ours, cams, p),
-                "CAM network, maps stacked": lambda p=precision: step(released, cams, p),
-            },
-            name=f"cam_step_{size}_{batch}_{precision}",
-        )
+def main(size=224, batch=16, rounds=3):
+    """Memory first, in processes of their own, then time, in turns."""
+    bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+    for precision in ("fp32", "bf16") if bf16 else ("fp32",):
+        settings = (size, batch, precision)
+        name = "_".join(map(str, settings))
+        measure_memory(make_step, {label: (way, *settings) for label, way in WAYS.items()}, name=f"cam_memory_{name}")
+    for precision in ("fp32", "bf16") if bf16 else ("fp32",):
+        ways = {label: make_step(way, size, batch, precision) for label, way in WAYS.items()}
+        measure(ways, rounds=rounds, name=f"cam_step_{size}_{batch}_{precision}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Times several ways of doing the same thing in turns, so that a noisy machine disturbs all of them alike."""
 
 import gc
+import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -54,3 +57,32 @@ def profile(way, name, rows=12):
     table = recorded.key_averages().table(sort_by=sort, row_limit=rows, max_name_column_width=40)
     keep = [line.rstrip() for line in table.splitlines() if line.strip()]
     (RESULTS / f"{name}_profile.txt").write_text("\n".join(keep) + "\n")
+
+
+def peak_memory(make, arguments):
+    """Two calls of the function make(*arguments) → the most memory (MB) above what the process had before.
+
+    On a GPU what its tensors took, else what the operating system gave: the C library's unused heap counts.
+    """
+    before = psutil.Process().memory_info().rss
+    way = make(*arguments)
+    way()
+    way()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6
+
+
+def measure_memory(make, ways, *, name):
+    """`peak_memory` of every way, in a process of its own; print and write a table.
+
+    make: function of a module, which makes a way from its arguments; ways: {name: arguments}; the first is what the
+    others are held against. Call it before anything large is made: a child's peak starts from its parent's size.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        peaks = [pool.submit(peak_memory, make, arguments).result() for arguments in ways.values()]
+    found = pd.DataFrame({"way": list(ways), "peak (MB)": peaks})
+    found[f"ratio to {next(iter(ways))}"] = found["peak (MB)"] / peaks[0]
+    RESULTS.mkdir(exist_ok=True)
+    found.to_csv(RESULTS / f"{name}.csv", index=False)
+    print(f"{name}\n{found.round(2).to_string(index=False)}\n", flush=True)

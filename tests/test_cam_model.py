@@ -11,15 +11,22 @@ from timm.models.vision_transformer import VisionTransformer
 
 from weaktr.errors import UserError
 from weaktr.losses import cam_losses
-from weaktr.models import create_cam_model, load_model, save_model
+from weaktr.models import create_cam_model, encoder, load_model, save_model
 from weaktr.models.cam import cam_variant
 from weaktr.models.checkpoints import import_released_cam, released_names
 from weaktr.models.fusion import AttentionFusion
+from weaktr.train_cam import autocast
 
 GOLDENS = ["cam_max_square", "cam_avg_square", "cam_max_landscape", "cam_max_ragged", "cam_max_wide_same_count"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
 TINY = "weaktr_tiny_patch8_96"
 PLAIN = {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}  # the same without registers
+# Rotary embedding, SwiGLU and no bias on the keys, as EVA-02; LayerScale and registers, as DINOv2.
+EVA = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 8, "use_rot_pos_emb": True, "ref_feat_shape": [4, 4]}
+EVA |= {"swiglu_mlp": True, "mlp_ratio": 8 / 3}
+DINO = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 8, "init_values": 0.5, "reg_tokens": 2}
+BOTH_MODES = pytest.mark.parametrize("keep_maps", [True, False], ids=["kept", "remade"])
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 OUTPUTS = [
     "cls_logits",
     "coarse_logits",
@@ -50,15 +57,17 @@ def gradients(model):
     return {names[name]: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("pool", ["max", "avg"])
 @pytest.mark.parametrize(
     "size",
     [(24, 24), (24, 30), (8, 72), (21, 43), (40, 40)],
     ids=["trained", "same-grid-not-square", "same-count", "ragged", "larger"],
 )
-def test_agrees_with_naive_loops(pool, size):
+def test_agrees_with_naive_loops(pool, size, keep_maps):
     state = naive.random_cam_checkpoint(seed=size[1], classes=4)
     model = import_released_cam(state, num_heads=3, pool=pool)
+    model.encoder.keep_maps = keep_maps
     x, labels = torch.randn(2, 3, *size), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1]])
     output = model(x)
     losses = cam_losses(output, labels)
@@ -84,11 +93,13 @@ def test_agrees_with_naive_loops(pool, size):
         assert naive.error(found[name], reference[name].grad) < 1e-4, name
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("name", GOLDENS)
-def test_agrees_with_released_code(shared, name):
+def test_agrees_with_released_code(shared, name, keep_maps):
     golden = np.load(shared / "goldens" / f"{name}.npz")
     state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
     model = import_released_cam(state, num_heads=int(golden["cfg/num_heads"]), pool=str(golden["cfg/pool"]))
+    model.encoder.keep_maps = keep_maps
     output = model(torch.tensor(golden["x"]))
     losses = cam_losses(output, torch.tensor(golden["y"]))
     sum(losses.values()).backward()
@@ -112,10 +123,12 @@ def test_agrees_with_released_code(shared, name):
         assert naive.error(value, golden[f"grad/{key}"]) < 1e-4, key
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("fusion", ["adaptive", "mean", "random", "learned", "last-k"])
-def test_fusion_variants_agree_with_naive_loops(fusion):
+def test_fusion_variants_agree_with_naive_loops(fusion, keep_maps):
     torch.manual_seed(0)
-    model = create_cam_model(PLAIN, 3, pretrained=False, image_size=24, fusion=fusion, last_k=2, reduction=4).eval()
+    options = {"fusion": fusion, "last_k": 2, "reduction": 4, "keep_maps": keep_maps}
+    model = create_cam_model(PLAIN, 3, pretrained=False, image_size=24, **options).eval()
     torch.nn.init.normal_(model.encoder.pos_embed)
     if fusion == "learned":
         torch.nn.init.normal_(model.fusion.logits)
@@ -160,8 +173,10 @@ def test_fine_loss_trains_only_the_fusion():
     assert with_gradient == {name for name in naive.random_cam_checkpoint() if name.startswith("adaptive")}
 
 
-def test_bfloat16_stays_near_float32_and_trains():
+@BOTH_MODES
+def test_bfloat16_stays_near_float32_and_trains(keep_maps):
     model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
+    model.encoder.keep_maps = keep_maps
     x = torch.randn(2, 3, 24, 32)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(x)
@@ -228,6 +243,85 @@ def test_imported_model_can_be_saved(tmp_path):
     save_model(model, tmp_path / "model.safetensors")
     x = torch.randn(1, 3, 24, 24)
     assert torch.equal(load_model(tmp_path / "model.safetensors")(x).fine_cam, model(x).fine_cam)
+
+
+# ---------------------------------------------------------------- maps kept and maps made anew
+
+
+def step_of(backbone, keep_maps, *, train, device="cpu", precision="fp32"):
+    """Output, losses' sum and gradients of one step; weights, input and drop path from one seed in any mode."""
+    torch.manual_seed(3)
+    options = {"image_size": 32, "reduction": 2, "drop_path": 0.5, "keep_maps": keep_maps}
+    model = create_cam_model(backbone, 4, pretrained=False, **options).train(train)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, labels = torch.randn(3, 3, 32, 40), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
+    model, x, labels = model.to(device), x.to(device), labels.to(device)
+    torch.manual_seed(4)
+    with autocast(torch.device(device), precision):
+        output = model(x)
+    loss = sum(cam_losses(output, labels).values())
+    # A part of the maps that the fine loss alone would not tell apart: it sees column means of the patch attention.
+    loss = loss + (output.patch_attention.float() ** 2).mean() + output.cross_attention.float()[:, :, 1].std()
+    loss.backward()
+    return output, loss, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("backbone", [PLAIN, EVA, DINO, TINY], ids=["vit", "eva02", "dinov2", "tiny"])
+def test_both_modes_give_the_same_step(backbone, train):
+    kept, loss, expected = step_of(backbone, True, train=train)
+    remade, same, found = step_of(backbone, False, train=train)
+    for name in OUTPUTS:
+        assert naive.error(getattr(remade, name), getattr(kept, name)) < 1e-5, name
+    assert len(remade.attentions) == len(kept.attentions) > 1
+    for ours, theirs in zip(remade.attentions, kept.attentions, strict=True):
+        assert ours.shape == theirs.shape and naive.error(ours, theirs) < 1e-5
+    assert same.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert set(found) == set(expected) and any(name.startswith("fusion.") for name in found)
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0 and naive.error(found[name], gradient) < 1e-4, name
+
+
+def test_drop_path_of_the_step_above_drops_something():
+    outputs = [step_of(PLAIN, True, train=train)[0].cls_logits for train in (False, True)]
+    assert naive.error(*outputs) > 0.01
+
+
+def test_maps_made_anew_are_not_held():
+    model = create_cam_model(TINY, 3, pretrained=False, image_size=24, keep_maps=False, reduction=4)
+    output = model(torch.randn(2, 3, 24, 32))
+    tokens, size = 3 + 4 + 12, 128 // 4
+    assert [[tensor.shape for tensor in block] for block in output.attentions.blocks] == [
+        [(2, 4, tokens, size)] * 2
+    ] * 6
+    assert all(not tensor.requires_grad for block in output.attentions.blocks for tensor in block)
+
+
+def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
+    def kept(keep_maps, tokens):
+        monkeypatch.setattr(encoder, "MOST_TOKENS_KEPT", tokens)
+        options = {"image_size": 24, "reduction": 4, "keep_maps": keep_maps}
+        output = create_cam_model(TINY, 3, pretrained=False, **options)(torch.randn(1, 3, 24, 32))
+        return torch.is_tensor(output.attentions.blocks[0])
+
+    assert kept(None, 19) and not kept(None, 18)  # 3 classes, 4 registers, 12 patches
+    assert kept(True, 18) and not kept(False, 19)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("backbone", [PLAIN, EVA, DINO], ids=["vit", "eva02", "dinov2"])
+@pytest.mark.parametrize(("precision", "within"), [("fp32", 1e-3), ("bf16", 0.05)])
+def test_both_modes_give_the_cpus_step_on_the_gpu(backbone, precision, within):
+    expected, loss, gradients = step_of(backbone, True, train=False)
+    for keep_maps in (True, False):
+        output, found, on_gpu = step_of(backbone, keep_maps, train=False, device="cuda", precision=precision)
+        for name in ("cls_logits", "fine_cam", "patch_attention", "head_weights"):
+            assert naive.error(getattr(output, name).float().cpu(), getattr(expected, name)) < within, name
+        assert found.item() == pytest.approx(loss.item(), rel=within)
+        for name, gradient in gradients.items():
+            assert naive.error(on_gpu[name].cpu(), gradient) < 4 * within, name
 
 
 # ---------------------------------------------------------------- properties of the fusion

@@ -218,11 +218,11 @@ def test_an_interrupted_cam_generation_goes_on(tiny_dataset, tmp_path, monkeypat
     variants = {tmp_path / "fused": ("fused", False), tmp_path / "attention": ("attn", False)}
     asked, stop = [], [2]
 
-    def interrupted(model, image, labels, scales, variants):
+    def interrupted(model, pairs, labels, variants):
         if len(asked) in stop:
             raise KeyboardInterrupt
         asked.append(variants)
-        return generate_grids(model, image, labels, scales, variants)
+        return generate_grids(model, pairs, labels, variants)
 
     monkeypatch.setattr(evaluation, "generate_grids", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from weaktr import inference
+from weaktr.cams import load_cams, save_cams
+from weaktr.errors import DataError
+from weaktr.evaluation import generate_list
 from weaktr.inference import generate_cams, head_correlation, predict_probabilities, segment
 from weaktr.models import create_cam_model
 from weaktr.models.checkpoints import import_released_cam, import_released_segmenter
@@ -64,10 +68,12 @@ def test_cams_agree_with_one_view_at_a_time(kind, refined):
         assert np.abs(cam - expected[c]).max() < 5e-5
 
 
-def test_cams_agree_with_released_code(shared):
+@pytest.mark.parametrize("keep_maps", [True, False], ids=["kept", "remade"])
+def test_cams_agree_with_released_code(shared, keep_maps):
     golden = np.load(shared / "goldens" / "cam_generation.npz")
     state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
     model = import_released_cam(state, num_heads=int(golden["cfg/num_heads"]), pool=str(golden["cfg/pool"]))
+    model.encoder.keep_maps = keep_maps
     scales = golden["cfg/scales"].tolist()
     found = {}
     for name in ("im0", "im1"):
@@ -90,6 +96,67 @@ def test_mirroring_the_image_mirrors_the_cams():
 def test_no_class_gives_no_cam():
     model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
     assert generate_cams(model, random_image(24, 24), np.zeros(3, np.float32), [1.0]) == {}
+
+
+class Photographs:
+    """A data set of random images of several sizes in memory; reading one that is not there fails as a file does."""
+
+    def __init__(self, count):
+        self.images = {f"im{i}": random_image(24 + 3 * i, 33 - i, seed=i) for i in range(count)}
+
+    def image(self, image_id):
+        if image_id not in self.images:
+            raise DataError(f"{image_id}.jpg does not exist")
+        return self.images[image_id]
+
+    def labels(self, image_id):
+        return np.float32(np.random.default_rng(len(self.image(image_id))).random(3) < 0.5)
+
+
+class Count:
+    """A progress bar that only counts."""
+
+    done = 0
+
+    def update(self, n):
+        self.done += n
+
+
+def test_list_of_cams_is_each_images_cams(tmp_path):
+    model, data, bar = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(5), Count()
+    save_cams(tmp_path / "im1.npz", {2: [np.float32([[0, 1]])]}, (4, 4))
+    generate_list(model, data, list(data.images), [1.0, 0.8], {tmp_path: ("patchcam", False)}, bar)
+    assert bar.done == 5 and sorted(path.name for path in tmp_path.iterdir()) == [f"im{i}.npz" for i in range(5)]
+    assert load_cams(tmp_path / "im1.npz")[2].shape == (4, 4)  # what is there stays
+    for name in ("im0", "im2", "im3", "im4"):
+        found = load_cams(tmp_path / f"{name}.npz")
+        expected = generate_cams(model, data.image(name), data.labels(name), [1.0, 0.8], kind="patchcam", refined=False)
+        assert set(found) == set(expected) == set(np.flatnonzero(data.labels(name)))
+        for c, cam in expected.items():
+            assert np.array_equal(found[c], cam)
+
+
+def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path):
+    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(2)
+    with pytest.raises(DataError, match=r"absent\.jpg"):
+        generate_list(model, data, ["im0", "im1", "absent"], [1.0], {tmp_path: ("fused", True)}, Count())
+    assert "im0.npz" in [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("keep_maps", [True, False], ids=["kept", "remade"])
+def test_list_of_cams_on_the_gpu_is_the_cpus(tmp_path, keep_maps):
+    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(3)
+    model.encoder.keep_maps = keep_maps
+    for device in ("cpu", "cuda"):
+        variants = {tmp_path / device: ("fused", True)}
+        generate_list(model.to(device), data, list(data.images), [1.0, 1.2], variants, Count())
+    for name in data.images:
+        found, expected = (load_cams(tmp_path / device / f"{name}.npz") for device in ("cuda", "cpu"))
+        assert set(found) == set(expected)
+        for c, cam in expected.items():
+            assert np.abs(found[c] - cam).max() < 5e-3
 
 
 # ---------------------------------------------------------------- step 2
@@ -151,6 +218,17 @@ def test_mirroring_a_view_and_back_changes_nothing(seed, height, width, out_heig
     both = predict_probabilities(model, [view, view.flip(-1)], [False, True], (out_height, out_width), 8, 5)
     assert np.abs(plain - mirrored).max() < 1e-5
     assert np.abs(plain - both).max() < 1e-5
+
+
+def test_windows_of_all_views_share_batches(monkeypatch):
+    monkeypatch.setattr(inference, "WINDOWS_AT_ONCE", 4)
+    model, batches = PixelModel(window=8), []
+    model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    views = [torch.randn(3, 8, 20), torch.randn(3, 6, 6), torch.randn(3, 16, 16)]
+    found = predict_probabilities(model, views, [False, True, False], (16, 20), 8, 8)
+    assert batches == [4, 4]  # of three, one and four windows
+    single = [predict_probabilities(model, [v], [f], (16, 20), 8, 8) for v, f in zip(views, [False, True, False])]
+    assert np.abs(found - np.mean(single, 0)).max() < 1e-6
 
 
 def test_probabilities_not_logits_are_averaged_over_the_views():

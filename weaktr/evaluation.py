@@ -1,7 +1,7 @@
 """CAMs and predictions of a whole list: sliding windows, several scales, CRF beside the model on the other cores."""
 
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
@@ -10,24 +10,52 @@ import pandas as pd
 from .cams import save_cams
 from .crf import refine_to_mask
 from .data.images import write_label_png
-from .inference import generate_grids, segment
+from .inference import generate_grids, mirrored_pairs, segment
 from .pseudo_labels import read_seed
 from .scores import score_cams, score_list
+
+
+def ahead(function, items):
+    """`map(function, items)` whose function runs in a thread, one item ahead of whoever takes the results."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = None
+        for item in items:
+            following = thread.submit(function, item)
+            if pending:
+                yield pending.result()
+            pending = following
+        if pending:
+            yield pending.result()
 
 
 def generate_list(model, dataset, ids, scales, variants, progress):
     """CAM files of a list, see `cams.save_cams`; what is there already stays.
 
-    variants: {folder: (kind, refined)}, each folder gets one <id>.npz per image.
+    variants: {folder: (kind, refined)}, each folder gets one <id>.npz per image. While the model works on an image, a
+    thread reads and resizes the next one, and another writes the last one.
     """
-    for image_id in ids:
-        missing = {folder / f"{image_id}.npz": variant for folder, variant in variants.items()}
-        missing = {path: variant for path, variant in missing.items() if not path.is_file()}
-        if missing:
-            image, labels = dataset.image(image_id), dataset.labels(image_id)
-            made = generate_grids(model, image, labels, scales, list(missing.values()))
-            for path, grids in zip(missing, made, strict=True):
-                save_cams(path, grids, image.shape[:2])
+
+    def read(image_id):
+        paths = {folder / f"{image_id}.npz": variant for folder, variant in variants.items()}
+        missing = {path: variant for path, variant in paths.items() if not path.is_file()}
+        if not missing:
+            return None
+        image = dataset.image(image_id)
+        return missing, mirrored_pairs(model, image, scales), dataset.labels(image_id), image.shape[:2]
+
+    def make(task):
+        if task is None:
+            return None
+        missing, pairs, labels, size = task
+        return missing, generate_grids(model, pairs, labels, list(missing.values())), size
+
+    def write(made):
+        if made:
+            paths, variants_grids, size = made
+            for path, grids in zip(paths, variants_grids, strict=True):
+                save_cams(path, grids, size)
+
+    for _ in ahead(write, map(make, ahead(read, ids))):
         progress.update(1)
 
 

@@ -40,26 +40,32 @@ def generate_cams(model, image, labels, scales=(1.0, 1.2), *, kind="fused", refi
 
 def generate_variants(model, image, labels, scales, variants):
     """`generate_cams` for several compositions [(kind, refined), …] from the same forward passes → a list of dicts."""
-    return [enlarge(grids, image.shape[:2]) for grids in generate_grids(model, image, labels, scales, variants)]
+    made = generate_grids(model, mirrored_pairs(model, image, scales), labels, variants)
+    return [enlarge(grids, image.shape[:2]) for grids in made]
+
+
+def mirrored_pairs(model, image, scales):
+    """An image and its mirror at every scale, normalised, on the model's device → list of (2,3,h,w)."""
+    device, pairs = next(model.parameters()).device, []
+    for scale in scales:
+        x = normalise(rescale(image, scale), model.mean, model.std)
+        pairs.append(torch.stack([x, x.flip(-1)]).to(device))
+    return pairs
 
 
 @torch.inference_mode()
-def generate_grids(model, image, labels, scales, variants):
+def generate_grids(model, pairs, labels, variants):
     """What `generate_variants` enlarges → for each variant {present class: [(h,w) float32, a grid for each scale]}.
 
-    The map of the mirrored view is mirrored back and added on the grid of tokens: enlarging is linear and has no side,
-    so that the sum of both enlarged maps is the enlarged sum.
+    pairs: as `mirrored_pairs` makes them. The map of the mirrored view is mirrored back and added on the grid of
+    tokens: enlarging is linear and has no side, so that the sum of both enlarged maps is the enlarged sum.
     """
     if len(labels) != model.config["num_classes"]:
         raise ValueError(f"the label has {len(labels)} classes, the model {model.config['num_classes']}")
     present = np.flatnonzero(np.asarray(labels))
     made = [{int(c): [] for c in present} for _ in variants]
-    if not len(present):
-        return made
-    device = next(model.parameters()).device
-    for scale in scales:
-        x = normalise(rescale(image, scale), model.mean, model.std)
-        output = model(torch.stack([x, x.flip(-1)]).to(device))
+    for pair in pairs if len(present) else ():
+        output = model(pair)
         for grids, (kind, refined) in zip(made, variants, strict=True):
             cam = cam_variant(output, kind, refined)[:, present].float().cpu()
             for c, grid in zip(present, (cam[0] + cam[1].flip(-1)).numpy(), strict=True):
@@ -87,31 +93,20 @@ def window_starts(length, window, stride):
     return [*range(0, last, stride), last]
 
 
-def windowed_logits(model, view, window, stride):
-    """view (3,h,w) normalised → logits (K,h',w'), averaged where windows overlap.
-
-    A view whose short side is under the window is first enlarged to it, the long side rounded down.
-    """
+def at_least(view, side):
+    """A view (3,h,w) whose short side is under `side` pixels, enlarged to it, the long side rounded down."""
     height, width = view.shape[-2:]
     short = min(height, width)
-    if short < window:
-        size = (height * window // short, width * window // short)
-        view = F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
-        height, width = size
-    corners = [
-        (top, left) for top in window_starts(height, window, stride) for left in window_starts(width, window, stride)
-    ]
-    total, count = 0, torch.zeros(height, width, device=view.device)
-    for first in range(0, len(corners), WINDOWS_AT_ONCE):
-        batch = corners[first : first + WINDOWS_AT_ONCE]
-        crops = torch.stack([view[:, top : top + window, left : left + window] for top, left in batch])
-        logits = model(crops).float()
-        if not torch.is_tensor(total):
-            total = torch.zeros(logits.shape[1], height, width, device=view.device)
-        for (top, left), scores in zip(batch, logits, strict=True):
-            total[:, top : top + window, left : left + window] += scores
-            count[top : top + window, left : left + window] += 1
-    return total / count
+    if short >= side:
+        return view
+    size = (height * side // short, width * side // short)
+    return F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def window_logits(model, crops):
+    """Yields the logits (K,window,window) of equal crops (3,window,window), taking WINDOWS_AT_ONCE to the model."""
+    for first in range(0, len(crops), WINDOWS_AT_ONCE):
+        yield from model(torch.stack(crops[first : first + WINDOWS_AT_ONCE])).float()
 
 
 @torch.inference_mode()
@@ -119,17 +114,34 @@ def predict_probabilities(model, views, flips, size, window, stride):
     """Average of the softmax scores of several views of one image (METHOD, "Single-scale evaluation").
 
     views: normalised, resized tensors (3,h,w) or (1,3,h,w); flips: whether each is mirrored already; size: (H,W) of
-    the result; window, stride: pixels. → (K,H,W) float32. Logits are resized to `size` before the softmax.
+    the result; window, stride: pixels. → (K,H,W) float32. Logits are averaged where windows overlap, and resized to
+    `size` before the softmax. Windows of all views share batches.
     """
     device = next(model.parameters()).device
-    total = 0
-    for view, mirrored in zip(views, flips, strict=True):
-        logits = windowed_logits(model, view.reshape(view.shape[-3:]).to(device), window, stride)
+    views = [at_least(view.reshape(view.shape[-3:]).to(device), window) for view in views]
+    places = [
+        [
+            (slice(top, top + window), slice(left, left + window))
+            for top in window_starts(view.shape[1], window, stride)
+            for left in window_starts(view.shape[2], window, stride)
+        ]
+        for view in views
+    ]
+    crops = [view[:, rows, columns] for view, own in zip(views, places) for rows, columns in own]
+    scores, probabilities = window_logits(model, crops), 0
+    for view, mirrored, own in zip(views, flips, places, strict=True):
+        total, count = 0, torch.zeros(view.shape[1:], device=device)
+        for (rows, columns), logits in zip(own, scores):  # in this order, zip takes no score too many
+            if not torch.is_tensor(total):
+                total = logits.new_zeros(len(logits), *view.shape[1:])
+            total[:, rows, columns] += logits
+            count[rows, columns] += 1
+        logits = total / count
         if mirrored:
             logits = logits.flip(-1)
         logits = F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]
-        total = total + logits.softmax(0)
-    return (total / len(views)).cpu().numpy()
+        probabilities = probabilities + logits.softmax(0)
+    return (probabilities / len(views)).cpu().numpy()
 
 
 def image_views(model, image, scales, base_size, mirror):

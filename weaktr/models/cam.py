@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import CamEncoder, load_pretrained, make_vit, normalisation, pretrained_state
+from .encoder import AttentionMaps, CamEncoder, load_pretrained, make_vit, normalisation, pretrained_state
 from .fusion import AttentionFusion
 
 CAM_KINDS = ("fused", "patchcam", "attn")
@@ -24,7 +24,7 @@ class CamOutput:
     head_weights: Tensor  # (B,L,H) of the attention maps
     cross_attention: Tensor  # (B,C,h,w) class rows of the fused attention map
     patch_attention: Tensor  # (B,P,P) patch rows of the fused attention map
-    attentions: list[Tensor]  # L maps (B,H,N,N), by reference
+    attentions: AttentionMaps  # L maps (B,H,N,N), kept or made anew at each access
 
 
 class CamModel(nn.Module):
@@ -40,7 +40,7 @@ class CamModel(nn.Module):
         tokens, attentions, outputs, grid = self.encoder(x)
         patches = tokens[:, -grid[0] * grid[1] :]
         coarse_cam = self.head(patches.transpose(1, 2).unflatten(2, grid))
-        head_weights, fused_BNN = self.fusion(attentions, outputs)
+        head_weights, fused_BNN = self.fusion(attentions.blocks, outputs)
         first_patch = fused_BNN.shape[1] - patches.shape[1]
         cross_attention = fused_BNN[:, :classes, first_patch:].unflatten(2, grid)
         patch_attention = fused_BNN[:, first_patch:, first_patch:]
@@ -91,15 +91,18 @@ def create_cam_model(
     feat_reduction=8,
     last_k=1,
     drop_path=0.0,
+    keep_maps=None,
 ):
     """The CAM network on any plain timm ViT (or `weaktr_tiny_patch8_96`).
 
     num_classes: C foreground classes. image_size: training size in pixels. fusion: "adaptive", "mean", "random",
     "learned" or "last-k"; pool: "max" or "avg"; reduction, feat_reduction: the r of steps 4 and 3 of METHOD's fusion.
-    weights: a local file instead of timm's download. Raises UserError for an unfit backbone or missing weights,
-    ValueError for an unknown variant.
+    weights: a local file instead of timm's download. keep_maps: True holds every attention map in memory, False makes
+    them anew where they are needed, None keeps up to 1,024 tokens; results are the same. Raises UserError for an unfit
+    backbone or missing weights, ValueError for an unknown variant.
     """
-    config = {name: value for name, value in locals().items() if name not in ("pretrained", "weights", "drop_path")}
+    skipped = ("pretrained", "weights", "drop_path", "keep_maps")
+    config = {name: value for name, value in locals().items() if name not in (*skipped, "skipped")}
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; at least one foreground class is needed")
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
@@ -107,7 +110,7 @@ def create_cam_model(
         load_pretrained(vit, pretrained_state(backbone, weights), "bicubic")
     heads = vit.blocks[0].attn.num_heads
     model = CamModel(
-        CamEncoder(vit, num_classes),
+        CamEncoder(vit, num_classes, keep_maps),
         AttentionFusion(
             len(vit.blocks),
             heads,

@@ -6,6 +6,7 @@ h×w grid, D width, L blocks, H heads.
 
 import pickle
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from timm.models import register_model
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
 from ..files import shipped_weights
@@ -29,6 +31,9 @@ NORMALISATIONS = {  # mean and standard deviation per RGB channel
     "half": ((0.5,) * 3, (0.5,) * 3),
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
+# With more tokens than these, attention maps take more memory than all else that training keeps of a block of a plain
+# ViT: H·N² floats against about 16·N·D, where D/H = 64.
+MOST_TOKENS_KEPT = 1024
 
 
 @register_model
@@ -222,6 +227,51 @@ def rotary(vit, grid):
     return {"rope": vit.rope.get_embed(shape=grid)} if getattr(vit, "rope", None) is not None else {}
 
 
+def attention_map(q, k):
+    """Queries and keys (…,N,d) → softmax map (…,N,N), as timm's attention forms it when it is not fused."""
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+
+
+class AttentionMaps(Sequence):
+    """The attention maps of L blocks, each (B,H,N,N) and detached: as they were kept, or made anew when asked for.
+
+    blocks: per block the map, or its queries and keys (B,H,N,d), which are N/2d times smaller.
+    """
+
+    def __init__(self):
+        self.blocks = []
+
+    def __len__(self):
+        return len(self.blocks)
+
+    def __getitem__(self, index):
+        block = self.blocks[index]
+        return block if torch.is_tensor(block) else attention_map(*block)
+
+
+class AttentionTap(TorchFunctionMode):
+    """While active, every scaled dot-product attention leaves its map (or queries and keys) in `attentions`.
+
+    It stands where timm's attention classes all meet, behind rotary embedding and query norms.
+    """
+
+    def __init__(self, keep_maps):
+        super().__init__()
+        self.keep_maps, self.attentions = keep_maps, AttentionMaps()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        q, k, v = args
+        if not self.keep_maps:
+            self.attentions.blocks.append((q.detach(), k.detach()))
+            return func(*args, **kwargs)
+        attention = attention_map(q, k)
+        self.attentions.blocks.append(attention.detach())
+        return F.dropout(attention, kwargs["dropout_p"]) @ v
+
+
 class Tap(nn.Module):
     """Stands in front of a module and keeps what went in, by reference, until it is taken."""
 
@@ -234,21 +284,22 @@ class Tap(nn.Module):
         return self.module(x)
 
     def take(self):
-        """Hand the kept tensor over and forget it, so that no map outlives its use."""
+        """Hand the kept tensor over and forget it, so that it does not outlive its use."""
         value, self.value = self.value, None
         return value
 
 
 class CamEncoder(nn.Module):
-    """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, every attention map kept.
+    """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, every attention map to be had.
 
-    forward: x (B,3,height,width) → final tokens (B,N,D), attention maps L×(B,H,N,N) before dropout, attention branch
-    outputs L×(B,N,D) after their projection, grid (h, w). The ViT's final LayerNorm is not applied.
+    keep_maps: hold the maps, or only what they can be made from again; None decides by the number of tokens.
+    forward: x (B,3,height,width) → final tokens (B,N,D), AttentionMaps before dropout, attention branch outputs
+    L×(B,N,D) after their projection, grid (h, w). The ViT's final LayerNorm is not applied.
     """
 
-    def __init__(self, vit, num_classes):
+    def __init__(self, vit, num_classes, keep_maps=None):
         super().__init__()
-        self.vit, self.num_classes = vit, num_classes
+        self.vit, self.num_classes, self.keep_maps = vit, num_classes, keep_maps
         self.grid = vit.patch_embed.grid_size
         self.registers = 0 if vit.reg_token is None else vit.reg_token.shape[1]
         prefix, patches = split_position(vit, vit.pos_embed.detach())
@@ -259,9 +310,9 @@ class CamEncoder(nn.Module):
         vit.cls_token = vit.pos_embed = None
         vit.norm = nn.Identity()
         for block in vit.blocks:
-            block.attn.fused_attn = False  # the maps are the method: they must exist
+            block.attn.fused_attn = True  # AttentionTap is where the maps are made, if they are
             block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 turns patch tokens only
-            block.attn.attn_drop, block.attn.proj_drop = Tap(block.attn.attn_drop), Tap(block.attn.proj_drop)
+            block.attn.proj_drop = Tap(block.attn.proj_drop)
 
     def position(self, grid, square):
         """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points."""
@@ -285,12 +336,13 @@ class CamEncoder(nn.Module):
             tokens.insert(1, self.vit.reg_token.expand(len(x), -1, -1))
         tokens = torch.cat(tokens, 1) + self.position(grid, square=x.shape[-2] == x.shape[-1])
         tokens = self.vit.norm_pre(tokens)
-        attentions, outputs, rope = [], [], rotary(self.vit, grid)
-        for block in self.vit.blocks:
-            tokens = block(tokens, **rope)
-            attentions.append(block.attn.attn_drop.take())
-            outputs.append(block.attn.proj_drop.take())
-        return tokens, attentions, outputs, grid
+        keep_maps = tokens.shape[1] <= MOST_TOKENS_KEPT if self.keep_maps is None else self.keep_maps
+        outputs, rope = [], rotary(self.vit, grid)
+        with AttentionTap(keep_maps) as tap:
+            for block in self.vit.blocks:
+                tokens = block(tokens, **rope)
+                outputs.append(block.attn.proj_drop.take())
+        return tokens, tap.attentions, outputs, grid
 
 
 class SegmenterEncoder(nn.Module):

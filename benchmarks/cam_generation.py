@@ -1,0 +1,99 @@
+"""What does CAM generation cost beyond the network? 500×375, scales 1.0 and 1.2, mirrored, against plain forwards.
+
+    .venv/bin/python benchmarks/cam_generation.py
+
+From JPEG files to CAM files. The released way, written here from METHOD.md: a view at a time, all maps stacked. Random
+weights and images: the time of the network does not depend on them.
+"""
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import timm
+import torch
+from cam_step import stacked_fusion
+from PIL import Image
+from side_by_side import measure
+
+from weaktr.cams import save_cams
+from weaktr.data.images import read_image
+from weaktr.evaluation import generate_list
+from weaktr.inference import generate_cams, generate_grids, mirrored_pairs
+from weaktr.models import create_cam_model
+from weaktr.train_cam import pick_device
+
+BACKBONE, CLASSES, IMAGES, SIZE, SCALES = "deit_small_patch16_224", 20, 4, (375, 500), (1.0, 1.2)
+
+
+class Photographs:
+    """Smooth random JPEG files in a folder, of one to three classes each."""
+
+    def __init__(self, folder):
+        rng, self.folder, self.ids = np.random.default_rng(0), folder, [f"im{i}" for i in range(IMAGES)]
+        self.present = {i: np.zeros(CLASSES, np.float32) for i in self.ids}
+        for image_id in self.ids:
+            self.present[image_id][rng.choice(CLASSES, rng.integers(1, 4), replace=False)] = 1
+            coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+            coarse.resize(SIZE[::-1], Image.Resampling.BICUBIC).save(folder / f"{image_id}.jpg")
+
+    def image(self, image_id):
+        return read_image(self.folder / f"{image_id}.jpg")
+
+    def labels(self, image_id):
+        return self.present[image_id]
+
+
+@torch.inference_mode()
+def plain_forwards(plain, model, image):
+    """The four views through a plain classifier, and nothing else."""
+    for pair in mirrored_pairs(model, image, SCALES):
+        for view in pair:
+            plain(view[None])
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main():
+    """A short list of images each."""
+    device = pick_device()
+    plain = timm.create_model(BACKBONE, num_classes=CLASSES, dynamic_img_size=True).to(device).eval()
+    ours, kept, released = (
+        create_cam_model(BACKBONE, CLASSES, pretrained=False, keep_maps=keep).to(device).eval()
+        for keep in (None, True, True)
+    )
+    released.fusion.forward = lambda maps, outputs: stacked_fusion(released.fusion, maps, outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data, bar = Photographs(folder), SimpleNamespace(update=lambda n: None)
+        images = {i: data.image(i) for i in data.ids}
+
+        def in_turn(model):
+            for i in data.ids:
+                image = data.image(i)
+                pairs = mirrored_pairs(model, image, SCALES)
+                grids = generate_grids(model, pairs, data.labels(i), [("fused", True)])[0]
+                save_cams(folder / f"{i}.npz", grids, image.shape[:2])
+
+        def side_by_side(model):
+            for i in data.ids:
+                (folder / f"{i}.npz").unlink(missing_ok=True)
+            generate_list(model, data, data.ids, SCALES, {folder: ("fused", True)}, bar)
+
+        measure(
+            {
+                "four plain forwards": lambda: [plain_forwards(plain, ours, image) for image in images.values()],
+                "CAMs in memory": lambda: [generate_cams(ours, images[i], data.labels(i), SCALES) for i in data.ids],
+                "files, one thing after the other": lambda: in_turn(ours),
+                "files, read and write beside the network": lambda: side_by_side(ours),
+                "the same, all maps kept": lambda: side_by_side(kept),
+                "files, all maps stacked": lambda: in_turn(released),
+            },
+            rounds=3,
+            name="cam_generation",
+        )
+
+
+if __name__ == "__main__":
+    main()
