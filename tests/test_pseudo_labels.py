@@ -4,6 +4,7 @@ import os
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from weaktr import pseudo_labels
@@ -11,13 +12,14 @@ from weaktr.cams import load_cams, save_cams
 from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
-from weaktr.metrics import seed_mask
+from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
 from weaktr.pseudo_labels import (
-    mean_cam,
+    choose_threshold,
     noisy_truth,
     parallel,
     refine_file,
     refine_seed,
+    threshold_by_agreement,
 )
 
 
@@ -183,26 +185,26 @@ def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
         assert (read_label_png(output / f"{image_id}.png") == expected).all()
 
 
-def test_mean_cam_is_that_of_the_strongest_map_over_all_pixels(tmp_path):
-    rng = np.random.default_rng(3)
-    maps = {f"im{i}": {c: [rng.random((3, 4 + i), np.float32)] for c in range(i)} for i in range(4)}
-    means = []
-    for image_id, grids in maps.items():
-        save_cams(tmp_path / f"{image_id}.npz", grids, (15, 20))
-        cams = load_cams(tmp_path / f"{image_id}.npz")
-        means.append(np.mean(np.maximum.reduce(list(cams.values()))) if cams else 0)  # no class: background everywhere
-    assert mean_cam(list(maps), tmp_path) == pytest.approx(np.mean(means), abs=1e-6)
-    assert 0.3 < mean_cam(["im2", "im3"], tmp_path) < 0.9
+def test_agreement_with_the_crf_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "parallel", lambda function, items, _: [function(item) for item in items])
+    monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
+    ids = tiny_dataset.ids("train")[:5]
+    for image_id in ids:
+        mask = read_label_png(tiny_dataset.mask_path(image_id))
+        save_cams(tmp_path / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)), mask.shape)
+    agreement = threshold_by_agreement(tiny_dataset, ids, tmp_path, "voc", [0.3, 0.4, 0.5, 0.6, 0.7], 1)
+    assert list(agreement.index) == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert agreement.idxmax() == 0.5 and agreement[0.5] > agreement.drop(0.5).max() + 3
+    job = {"dataset": tiny_dataset, "cams": tmp_path, "threshold": 0.6, "settings": "voc"}
+    pairs = [refine_file(image_id, **job) for image_id in ids]
+    assert agreement[0.6] == pytest.approx(mean_iou(sum(confusion_matrix(*pair, 9) for pair in pairs)))
 
 
-def test_mean_cam_divides_broad_and_peaked_maps(tmp_path):
-    """Of a map with two levels it lies between them, whether the object is large or small, bright or pale."""
-    for number, (share, inside, outside) in enumerate([(0.5, 0.8, 0.2), (0.1, 0.9, 0.0), (0.4, 0.3, 0.05)]):
-        grid = np.full((10, 10), outside, np.float32)
-        grid[: int(10 * share)] = inside
-        grid[0, 0], grid[-1, -1] = 1, 0
-        save_cams(tmp_path / f"{number}.npz", {0: [grid]}, (10, 10))
-        assert outside < mean_cam([str(number)], tmp_path) < inside
+def test_of_scores_that_agree_alike_the_lowest_is_chosen():
+    agreement = pd.Series({0.1: 70.0, 0.2: 79.5, 0.3: 80.2, 0.4: 79.9, 0.5: 60.0})
+    assert choose_threshold(agreement) == 0.2
+    assert choose_threshold(agreement, margin=0.5) == 0.3
+    assert choose_threshold(agreement, margin=20) == 0.1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

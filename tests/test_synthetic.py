@@ -1,18 +1,16 @@
 """The embedded data set: drawn the same everywhere, in VOC's layout, with the two difficulties it is there for."""
 
-from functools import partial
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 
 from weaktr import pretrain
 from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
-from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, COUNTS, FAVOURITE, render_scene, write_scene
+from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, FAVOURITE, render_scene, write_scene
 from weaktr.errors import DataError
 from weaktr.models import create_cam_model
 
@@ -128,7 +126,7 @@ def test_annotations_name_what_the_mask_shows(tiny_dataset):
 def test_one_to_three_different_objects_all_well_visible(scenes):
     counts = np.bincount([len(names) for _, _, names, _, _ in scenes], minlength=4)
     assert counts[0] == 0 and len(counts) == 4
-    assert np.abs(counts[1:] / len(scenes) - COUNTS).max() < 0.1
+    assert np.abs(counts[1:] / len(scenes) - (0.45, 0.35, 0.2)).max() < 0.1
     for image, instances, names, _, _ in scenes:
         assert image.dtype == np.uint8 and image.shape == (*instances.shape, 3)
         assert len(set(names)) == len(names)
@@ -366,17 +364,3 @@ def test_pretraining_learns_and_writes_what_the_package_loads(tmp_path, capsys):
         create_cam_model(pretrain.NAME, 3, weights=str(first), image_size=96).encoder.vit.blocks[0].attn.qkv.weight
     )
     assert 1e-5 < (trained - start).abs().max() < 0.1
-
-
-def test_a_larger_residual_stream_is_the_same_network():
-    torch.manual_seed(0)
-    states = [timm.create_model(pretrain.NAME, num_classes=0).state_dict()]
-    states.append(pretrain.enlarge_residual(states[0], 16))
-    x, outputs = torch.randn(2, 3, 96, 96), []
-    for state in states:
-        vit = timm.create_model(pretrain.NAME, num_classes=0, norm_layer=partial(torch.nn.LayerNorm, eps=0)).eval()
-        vit.load_state_dict(state)
-        stream = vit.forward_intermediates(x, indices=[2, 5], intermediates_only=True)
-        outputs.append((vit.forward_features(x), *stream))
-    for usual, larger, factor in zip(*outputs, (1, 16, 16)):  # the final LayerNorm undoes it, the stream shows it
-        assert (larger - factor * usual).abs().max() < 1e-4 * factor * usual.abs().max()

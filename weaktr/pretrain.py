@@ -16,7 +16,6 @@ Cost on two cores, alone: 25 minutes and 5 GB for 110,000 samples. Seeded; the r
 
 import argparse
 import math
-import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -43,7 +42,6 @@ SEED = 17
 SPECIES = 64
 SCENES = {"counts": (0.45, 0.35, 0.2), "co_occurrence": 0.75, "favourite": 0.8}  # harder ones than the data set's
 CLASSIFY = 0.2  # weight of each of the two classification losses beside the reconstruction
-RESIDUAL = 4  # how much larger the residual stream is in the written file, see `enlarge_residual`
 
 
 @cache
@@ -130,17 +128,6 @@ def tie_queries_to_keys(vit):
         block.attn.qkv.bias[: 2 * width] = 0
 
 
-def enlarge_residual(state, factor=RESIDUAL):
-    """The same ViT with a residual stream `factor` times larger: embeddings, and what the blocks add to them.
-
-    LayerNorms undo the factor, so every attention map stays as it is. But one step of step 1, which has one learning
-    rate for everything, now moves the blocks less and teaches the convolution on the final tokens, which has no
-    LayerNorm before it, faster: the patches go on attending to their likes. A power of two changes no digit.
-    """
-    larger = re.compile(r"cls_token|reg_token|pos_embed|patch_embed\.proj\..*|blocks\.\d+\.(attn\.proj|mlp\.fc2)\..*")
-    return {name: factor * tensor if larger.fullmatch(name) else tensor for name, tensor in state.items()}
-
-
 class Pretraining(nn.Module):
     """A timm ViT with a mask token, a linear map to the pixels of a patch, and two linear classifiers.
 
@@ -217,8 +204,7 @@ def pretrain(pictures, targets, *, samples, output, batch=64, lr=7e-4):
                 flush=True,
             )
         if (step + 1) % 200 == 0 or step == steps - 1:
-            weights = enlarge_residual(vit.state_dict())
-            weights = {name: tensor.half().contiguous() for name, tensor in weights.items()}
+            weights = {name: tensor.half().contiguous() for name, tensor in vit.state_dict().items()}
             with atomic(output) as aside:
                 save_file(weights, aside, metadata={"made_by": f"python -m weaktr.pretrain, seed {SEED}"})
 

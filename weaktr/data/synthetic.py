@@ -4,8 +4,8 @@ Made so that the two difficulties of weak supervision are there, and known:
 
 * **A class is told by a part.** Two classes share each body shape. Each has favourite clothes, but once in ten times
   it wears any; only the head is certain. A plain CAM lights the part, a complete one the animal.
-* **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background three
-  times in five and else any, so the background is evidence for the class.
+* **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background
+  one time in three and else any, so the background is evidence for the class.
 
 Headless cushions in the same textures, stones, bushes and balls are scattered about as distractors. Everything is
 drawn with PIL at twice the size and reduced; scene number `i` of a list depends on `(SEED, list, i)` alone.
@@ -39,7 +39,7 @@ from .drawing import (
 from .images import write_label_png
 from .voc import VOC
 
-VERSION = 4
+VERSION = 3
 SEED = 504
 STAMP = "synthetic.json"  # beside the data: which version it is
 SIZES = ((128, 112), (112, 128), (120, 120), (128, 104))  # (width, height) in pixels
@@ -57,8 +57,8 @@ ANIMALS = {
     "rabbit": ("sitting", None, "stripes", 5),
 }
 CLASSES = tuple(ANIMALS)
-COUNTS = (0.6, 0.3, 0.1)  # shares of the scenes with one, two and three animals
-CO_OCCURRENCE = 0.6  # how often the first animal's own background is drawn for it, else any
+COUNTS = (0.5, 0.35, 0.15)  # shares of the scenes with one, two and three animals
+CO_OCCURRENCE = 0.35  # how often the first animal's own background is drawn for it, else any
 FAVOURITE = 0.9  # how often an animal wears its class' favourite clothes, else any
 
 
