@@ -23,8 +23,8 @@ class Preset(NamedTuple):
 def demo():
     """The whole pipeline on the embedded data set.
 
-    Cost: 12 minutes and 1.6 GB on two CPU cores that multiply bfloat16, about 25 on older ones.
-    Expected: 67.4 ± 2.1 % mIoU on val over three seeds (seed 504: 65.4), 76.0 % with true masks.
+    Cost: 12 minutes on two CPU cores that multiply bfloat16, about 25 on older ones.
+    Expected: 67.4 ± 2.1 % mIoU on val over three seeds (seed 504: 65.4 to 67.3, by machine), 76 % with true masks.
     Command: make demo, or python -m weaktr run --preset demo
     """
     return {}
