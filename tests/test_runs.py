@@ -447,3 +447,13 @@ def test_presets_are_listed_without_torch():
     table, _, command = done.stdout.partition("\n\n")
     assert {line.split()[0] for line in table.splitlines()} == {"preset", *presets.PRESETS}
     assert "run --preset" in command
+
+
+def test_tables_wrap_to_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "dumb")  # no bold heads, whose escapes would count
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()[:-1]  # the last is a sentence, not the table's
+    assert max(map(len, lines)) <= 100
+    assert {line.split()[0] for line in lines if line[:1].strip()} >= set(presets.PRESETS)

@@ -215,7 +215,18 @@ def _parameters(options):
 
 
 def _table(rows):
-    print(aligned(rows))
+    """Rows of texts, the first being the heads: wrapped to a terminal's width, one line each elsewhere."""
+    if not sys.stdout.isatty():
+        print(aligned(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 if __name__ == "__main__":

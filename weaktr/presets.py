@@ -33,7 +33,7 @@ def demo():
 def smoke():
     """All notebooks with next to no training.
 
-    Cost: under 90 seconds on two CPU cores.
+    Cost: about 90 seconds on two CPU cores, drawing the data included.
     Expected: poor masks.
     Command: python -m weaktr run --preset smoke
     """
