@@ -15,7 +15,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from side_by_side import measure
 
-from weaktr.pseudo_labels import parallel, refine_file, save_cams
+from weaktr.cams import save_cams
+from weaktr.pseudo_labels import parallel, refine_file
 
 CLASSES, SIZE = 20, (375, 500)
 
@@ -34,11 +35,11 @@ class Pictures:
         """Image-level label (C,)."""
         return np.isin(np.arange(CLASSES), [int(image_id) % CLASSES, (int(image_id) + 1) % CLASSES]).astype(np.float32)
 
-    def cams(self, image_id):
-        """A smooth CAM per class of the image."""
-        rng = np.random.default_rng([int(image_id), 1])
-        smooth = {int(c): gaussian_filter(rng.normal(0, 1, SIZE), 25) for c in np.flatnonzero(self.labels(image_id))}
-        return {c: (cam - cam.min()) / np.ptp(cam) for c, cam in smooth.items()}
+    def grids(self, image_id):
+        """A smooth CAM per class of the image, as the grid of tokens that a file holds."""
+        rng, grid = np.random.default_rng([int(image_id), 1]), (SIZE[0] // 16, SIZE[1] // 16)
+        smooth = {int(c): gaussian_filter(rng.normal(0, 1, grid), 1.5) for c in np.flatnonzero(self.labels(image_id))}
+        return {c: [cam.astype(np.float32)] for c, cam in smooth.items()}
 
 
 def main(images=16, processes=2):
@@ -46,7 +47,7 @@ def main(images=16, processes=2):
     pictures, ids = Pictures(), [f"{i}" for i in range(images)]
     with tempfile.TemporaryDirectory() as folder:
         for image_id in ids:
-            save_cams(Path(folder) / f"{image_id}.npz", pictures.cams(image_id))
+            save_cams(Path(folder) / f"{image_id}.npz", pictures.grids(image_id), SIZE)
         job = partial(refine_file, dataset=pictures, cams=Path(folder), threshold=0.5, settings="voc")
         measure(
             {

@@ -22,12 +22,12 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
-from weaktr.inference import generate_cams
+from weaktr.cams import save_cams
+from weaktr.inference import generate_grids, mirrored_pairs
 from weaktr.losses import cam_losses
 from weaktr.models import create_cam_model
 from weaktr.plots import style
 from weaktr.plots_dense import BLUE, ORANGE, VERMILLION, WIDTH
-from weaktr.pseudo_labels import save_cams
 
 BACKBONE, PATCH = "deit_small_patch16_224", 16
 ONE = {"size": 224, "batch": 1, "classes": 20}
@@ -69,7 +69,9 @@ def generation(images):
     def way():
         with tempfile.TemporaryDirectory() as folder:
             for number in range(images):
-                save_cams(Path(folder) / f"{number}.npz", generate_cams(model, image, np.arange(20) < 2, (1.0,)))
+                pairs = mirrored_pairs(model, image, (1.0,))
+                grids = generate_grids(model, pairs, np.arange(20) < 2, [("fused", True)])[0]
+                save_cams(Path(folder) / f"{number}.npz", grids, image.shape[:2])
 
     return way
 
