@@ -431,6 +431,7 @@ def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_pat
     [
         (["run", "--preset", "dmo"], "unknown preset 'dmo', did you mean demo"),
         (["run", "--set", "seed"], "--set 'seed': write it as name=value"),
+        (["sweep", "some.toml", "--jobs", "-1"], "--jobs -1: give a number"),
     ],
 )
 def test_command_line_errors(arguments, message, capsys):
@@ -439,6 +440,13 @@ def test_command_line_errors(arguments, message, capsys):
     assert error.startswith("weaktr: ")
     assert message in error
     assert "Traceback" not in error
+
+
+def test_every_command_can_show_where_it_failed(capsys):
+    assert main(["compare", "no/such/run"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["compare", "no/such/run", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_presets_are_listed_without_torch():
