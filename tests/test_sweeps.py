@@ -158,6 +158,7 @@ def test_a_sweep_in_a_cell_needs_a_name(place):
         ({"fusion": "adaptve"}, r"parameter fusion: 'adaptve' is unknown, did you mean adaptive\?; one of"),
         ({"dataset": "voc12", "data_root": "nowhere"}, r"nowhere"),
         ({"train_list": "train_agu"}, r"train_agu"),
+        ({"cam_batch_size": 64}, r"48 images, fewer than a batch of 64"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, message):

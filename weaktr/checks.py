@@ -25,8 +25,8 @@ RULES = (  # names of parameters, what a value has to fulfil, the same in words
 def check_run(values, data=True):
     """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
 
-    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: also
-    read every file that the run will read.
+    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: read
+    every file that the run will read, not the lists alone.
     """
     from .crf import LABEL_SETTINGS
     from .losses import SCOPES
@@ -65,8 +65,7 @@ def check_run(values, data=True):
     _check_device(values.get("device", "auto"))
     if "backbone" in values:
         _check_network(values)
-    if data:
-        check_data(values)
+    check_data(values, files=data)
 
 
 def _check_device(name):
