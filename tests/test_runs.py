@@ -140,6 +140,8 @@ DECLARED = {
         ("scales", (1,), [1.0]),
         ("scales", "", []),
         ("names", "a, b", ["a", "b"]),
+        ("names", "[a, b]", ["a", "b"]),
+        ("names", '["a", "b"]', ["a", "b"]),
     ],
 )
 def test_values(name, given, value):
