@@ -1,5 +1,6 @@
 """Sweeps on throw-away notebooks that take no time themselves: files, plan, sharing, failures, results."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_runs import PARAMETERS, write_notebook
 
 from weaktr import console, sweep_files, sweep_results, sweeps
@@ -123,6 +125,11 @@ def test_grid_and_variants_multiply(place):
         ('title = "Thresholds"', 'stages = ["01"]', r"'low' and 'high' are the same to 01_first; remove"),
         ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
         ('metric = "mIoU"', "", r"a measure lacks metric"),
+        (
+            "[[measure]]",
+            FILE[FILE.index("[[measure]]") :] + "[[measure]]",
+            r"two measures are called 'score'",
+        ),
         ('list = "val"', 'lst = "val"', r"measure 'score': unknown entry 'lst', did you mean list"),
         ("[1, 2]", "504", r"seeds is 504; write it as seeds = \[ … \]"),
         ("[[measure]]", "[measure]", r"measure is \{.*; write it as \[\[measure\]\]"),
@@ -424,6 +431,15 @@ def test_progress_prints_one_line_per_run(place, capsys):
         sweeps.run_sweeps(runs, sweeps.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
     lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
     assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stage shared" in line for line in lines)
+
+
+def test_an_error_with_brackets_is_shown_as_it_is(place):
+    """rich would take [/data] for the end of a style, and fail."""
+    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    runs[0].state, runs[0].message = "failed", "01_first: no file in [/data]; give [a, b] or a,b"
+    terminal = Console(width=200, file=io.StringIO())
+    terminal.print(console.table(runs))
+    assert runs[0].message in terminal.file.getvalue()
 
 
 def test_command_line_refuses_before_it_starts(tmp_path, capsys):
