@@ -337,7 +337,7 @@ def test_threads_are_divided(place, monkeypatch):
         place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",
         "import os\n(stage.folder / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n" + FIRST,
     )  # fmt: skip
-    monkeypatch.setattr(sweeps, "_cores", lambda: 6)
+    monkeypatch.setattr(sweeps, "cores", lambda: 6)
     assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
     runs = go(place, jobs=2)
     assert (runs["low-seed1"].place.folder("01_first") / "threads").read_text() == "3"

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
-from .files import atomic, read_json, write_json
-from .parameters import NOTEBOOKS, catalogue, check_parameters, declared_parameters, near
+from .files import read_json, write_json
+from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import published
 from .stages import (
     ROOT,
@@ -29,19 +29,7 @@ from .stages import (
     stage_key,
 )
 
-__all__ = [
-    "RunFolder",
-    "atomic",
-    "declared_parameters",
-    "finished_key",
-    "interactive",
-    "open_stage",
-    "read_json",
-    "resolve",
-    "run",
-    "select",
-    "write_json",
-]
+__all__ = ["RunFolder", "interactive", "open_stage", "read_json", "resolve", "run", "select", "write_json"]
 
 
 class RunFolder:

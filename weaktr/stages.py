@@ -292,14 +292,22 @@ def _now():
 
 
 def _git(*arguments):
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    """What git says of the repository; None where there is no git, or no repository."""
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _environment():
     """Code, versions and machine, for the manifest."""
     import psutil
 
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     models = []
     with contextlib.suppress(OSError):
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -308,16 +316,11 @@ def _environment():
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {
-        "git": {
-            "commit": _git("rev-parse", "HEAD") if shutil.which("git") else None,
-            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if shutil.which("git") else None,
-        },
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
         "versions": {"python": platform.python_version()} | versions,
         "hardware": {
             "cpu": models[0] if models else platform.processor(),
-            "cores": len(psutil.Process().cpu_affinity())
-            if hasattr(psutil.Process, "cpu_affinity")
-            else os.cpu_count(),
+            "cores": cores(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         },
     }

@@ -21,7 +21,7 @@ from .errors import UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .runs import RunFolder, run, short
-from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, remove, resolve
+from .stages import PACKAGES, WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
 
 POLL_SECONDS = 0.2
@@ -179,13 +179,9 @@ def _gpus():
     return [gpu for gpu in visible.split(",") if gpu] or [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def local_jobs(jobs=0):
     """How many stages run at a time here: `jobs`, or for 0 one per GPU, or one per two cores."""
-    return jobs or len(_gpus()) or max(1, _cores() // 2)
+    return jobs or len(_gpus()) or max(1, cores() // 2)
 
 
 def _settle(threads, gpu):
@@ -202,7 +198,7 @@ class LocalPool:
     """
 
     def __init__(self, jobs):
-        gpus, threads = _gpus(), max(1, _cores() // jobs)
+        gpus, threads = _gpus(), max(1, cores() // jobs)
         self._shares = [(threads, gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
         self._executors, self._running = [self._start(i) for i in range(jobs)], [None] * jobs
 
