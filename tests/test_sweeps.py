@@ -234,6 +234,18 @@ def test_stages_are_shared_with_other_sweeps(place):
     assert [one.shared for one in runs.values()] == [2, 1] and times_run(runs["t=0.6-seed1"]) == 1
 
 
+def test_a_stage_that_vanishes_while_it_is_linked_is_computed(place, monkeypatch):
+    go(place)
+
+    def gone(source, *_, **__):
+        raise shutil.Error([(source, "target", "No such file")])
+
+    monkeypatch.setattr(sweeps.shutil, "copytree", gone)
+    source = {"seeds": [1], "measure": list(read(place).measures)}
+    (one,) = go(place, read(place, source, "other")).values()
+    assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
+
+
 def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
     (place / "fail").touch()
     runs = go(place)

@@ -105,7 +105,10 @@ def _take_over(one, folders):
         source = next((folder / stage for folder in folders if finished_key(folder / stage) == key), None)
         if source is None:
             return
-        _link(source, one.place.folder(stage))
+        with contextlib.suppress(OSError):  # another sweep may be making it anew this moment
+            _link(source, one.place.folder(stage))
+        if not one.place.up_to_date(stage):
+            return
         one.stages.pop(0)
         one.shared += 1
     one.state = "done"
@@ -118,7 +121,7 @@ def _link(source, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copytree(source, aside, copy_function=os.link)
-    except (OSError, shutil.Error):  # a file system without links
+    except OSError:  # a file system without links
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
     if target.exists():
