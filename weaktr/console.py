@@ -5,15 +5,9 @@ import math
 import sys
 import time
 
+from .stages import clock
+
 COLOURS = {"running": "cyan", "failed": "bold red", "waiting": "dim", "done": "green"}
-
-
-def clock(seconds):
-    """Seconds as h:mm:ss or m:ss; "unknown" for NaN."""
-    if math.isnan(seconds):
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def counts(runs):

@@ -19,6 +19,7 @@ from .stages import (
     ROOT,
     RUNNER,
     changes,
+    clock,
     data_fingerprint,
     finished_key,
     interactive,
@@ -96,8 +97,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         start = time.monotonic()
         print(f"{name} · started · {short(folder)}", flush=True)
         _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
-        seconds = int(time.monotonic() - start)
-        print(f"{name} · finished in {seconds // 60}:{seconds % 60:02d}", flush=True)
+        print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
     current = [name for name in declared if this.up_to_date(name)]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
