@@ -7,17 +7,11 @@ from .files import atomic, read_json
 from .parameters import catalogue, check_parameters
 from .stages import WITHOUT_EFFECT, resolve, stale
 
-NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
-ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": "$\\pm$",
-    "…": "\\dots{}",
-    "–": "--",
-    "−": "$-$",
-    "“": "``",
-    "”": "''",
-}
-ESCAPES |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-ESCAPES = str.maketrans(ESCAPES)
+ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$", "“": "``", "”": "''"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+)
 
 
 def to_latex(table, caption=""):
@@ -27,13 +21,7 @@ def to_latex(table, caption=""):
     lines = [r"\begin{tabular}{" + kinds + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     lines.append(r"\end{tabular}")
     if caption:
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            r"\caption{" + caption.translate(ESCAPES) + "}",
-            *lines,
-            r"\end{table}",
-        ]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption.translate(ESCAPES)}}}", *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -46,12 +34,11 @@ def to_markdown(table, caption=""):
 
 def write(table, folder, name, caption=""):
     """Write folder/<name>.csv, .tex and .md."""
-    for suffix, text in (("csv", None), ("tex", to_latex(table, caption)), ("md", to_markdown(table, caption))):
+    with atomic(folder / f"{name}.csv") as aside:
+        table.to_csv(aside, index=False)
+    for suffix, text in (("tex", to_latex(table, caption)), ("md", to_markdown(table, caption))):
         with atomic(folder / f"{name}.{suffix}") as aside:
-            if text is None:
-                table.to_csv(aside, index=False)
-            else:
-                aside.write_text(text, encoding="utf-8")
+            aside.write_text(text, encoding="utf-8")
 
 
 def _cells(table):
@@ -125,7 +112,8 @@ def published_results(run_folders=()):
         values = {"val, published": val, "val, measured": measured.get((name, step, "val"))}
         values |= {"train, published": train, "train, measured": measured.get((name, step, "train"))}
         rows.append(
-            {"step": "1, CAM label" if val is None else "2, mask", "data": data.upper(), "backbone": NAMES[backbone]}
+            {"step": "1, CAM label" if val is None else "2, mask", "data": data.upper()}
+            | {"backbone": presets.BACKBONES[backbone][0].split(" (")[0]}
             | {key: float("nan") if value is None else value for key, value in values.items()}
         )
     return pd.DataFrame(rows)
