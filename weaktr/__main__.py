@@ -198,9 +198,9 @@ def _data_coco_masks(options):
 
 
 def _presets(options):
-    known = presets.PRESETS.values()
-    _table([("preset", "what", "expected", "cost"), *((o.name, o.summary, o.expected, o.cost) for o in known)])
-    print("", *(preset.command for preset in known), sep="\n")
+    rows = [presets.get(name) for name in presets.PRESETS]
+    _table([("preset", "what", "expected", "cost"), *((o.name, o.summary, o.expected, o.cost) for o in rows)])
+    print("\npython -m weaktr run --preset NAME --set data_root=FOLDER; weaktr/presets.py has the command of each")
 
 
 def _parameters(options):

@@ -7,6 +7,7 @@ from .files import atomic, read_json
 from .parameters import catalogue, check_parameters
 from .stages import WITHOUT_EFFECT, resolve, stale
 
+NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$", "“": "``", "”": "''"}
@@ -112,8 +113,7 @@ def published_results(run_folders=()):
         values = {"val, published": val, "val, measured": measured.get((name, step, "val"))}
         values |= {"train, published": train, "train, measured": measured.get((name, step, "train"))}
         rows.append(
-            {"step": "1, CAM label" if val is None else "2, mask", "data": data.upper()}
-            | {"backbone": presets.BACKBONES[backbone][0].split(" (")[0]}
+            {"step": "1, CAM label" if val is None else "2, mask", "data": data.upper(), "backbone": NAMES[backbone]}
             | {key: float("nan") if value is None else value for key, value in values.items()}
         )
     return pd.DataFrame(rows)
