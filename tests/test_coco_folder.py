@@ -11,6 +11,7 @@ from weaktr.__main__ import main
 from weaktr.data import open_dataset
 from weaktr.data.coco import NAMES, UNUSED, USED, from_contiguous, to_contiguous, write_masks
 from weaktr.data.images import read_label_png, write_label_png
+from weaktr.errors import DataError
 
 # ── COCO ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -49,7 +50,11 @@ def test_images_may_lie_in_the_folders_of_their_split(coco):
     folder.mkdir()
     for path in (coco / "images").glob("*.jpg"):
         path.rename(folder / path.name)
-    open_dataset("coco14", str(coco)).check("train", masks=True)
+    data = open_dataset("coco14", str(coco))
+    data.check("train", masks=True)
+    before = data.fingerprint()
+    (folder / "empty").mkdir()  # the size of a folder itself depends on the file system
+    assert data.fingerprint() == before
 
 
 def annotations(coco, things):
@@ -130,6 +135,9 @@ def test_one_class_and_given_classes(folder):
     assert opened(folder, "image,labels\nthree.png,cat\n").classes == ("cat",)
     (folder / "classes.txt").write_text("dog\nbird\ncat\n")
     assert opened(folder, FOLDER_TABLE).classes == ("dog", "bird", "cat")
+    (folder / "classes.txt").write_text("dog\ncat\ndog\n")
+    with pytest.raises(DataError, match=r"classes\.txt holds 'dog' twice"):
+        opened(folder, FOLDER_TABLE)
 
 
 def test_masks_of_a_folder(folder):

@@ -68,6 +68,11 @@ def test_masks_of_a_list_that_is_not_evaluated_need_not_be_there(voc_copy):
 # ---------------------------------------------------------------- opening
 
 
+def test_root_may_start_at_home(tiny_voc, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_voc.parent))
+    assert data.open_dataset("voc12", f"~/{tiny_voc.name}").root == tiny_voc
+
+
 def test_root_may_be_the_devkit_its_folder_or_the_parent(tiny_voc):
     for root in (tiny_voc, tiny_voc / "VOCdevkit", folder_of(tiny_voc)):
         assert VOC(root, CLASSES).ids("val") == [f"scene_{i:06d}" for i in range(8, 12)]

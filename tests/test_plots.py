@@ -335,6 +335,8 @@ def test_stage_bars():
         False,
     ]
     check(plots.stage_bars(results[["stage", "value"]]))
+    gap = plots.stage_bars(pd.DataFrame({"stage": ["a", "b", "c"], "value": [50.0, np.nan, 70.0]}))
+    assert [text.get_text() for text in gap.axes[0].texts] == ["50.0", "absent", "70.0"]
 
 
 def test_curves_name_the_best_of_each():

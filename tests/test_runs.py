@@ -140,6 +140,8 @@ DECLARED = {
         ("scales", (1,), [1.0]),
         ("scales", "", []),
         ("names", "a, b", ["a", "b"]),
+        ("names", "[a, b]", ["a", "b"]),
+        ("names", '["a", "b"]', ["a", "b"]),
     ],
 )
 def test_values(name, given, value):
@@ -431,6 +433,7 @@ def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_pat
     [
         (["run", "--preset", "dmo"], "unknown preset 'dmo', did you mean demo"),
         (["run", "--set", "seed"], "--set 'seed': write it as name=value"),
+        (["sweep", "some.toml", "--jobs", "-1"], "--jobs -1: give a number"),
     ],
 )
 def test_command_line_errors(arguments, message, capsys):
@@ -439,6 +442,13 @@ def test_command_line_errors(arguments, message, capsys):
     assert error.startswith("weaktr: ")
     assert message in error
     assert "Traceback" not in error
+
+
+def test_every_command_can_show_where_it_failed(capsys):
+    assert main(["compare", "no/such/run"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["compare", "no/such/run", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_presets_are_listed_without_torch():
@@ -454,6 +464,6 @@ def test_tables_wrap_to_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "dumb")  # no bold heads, whose escapes would count
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(["presets"]) == 0
-    lines = capsys.readouterr().out.splitlines()[:-1]  # the last is a sentence, not the table's
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()  # the commands below are no table
     assert max(map(len, lines)) <= 100
     assert {line.split()[0] for line in lines if line[:1].strip()} >= set(presets.PRESETS)

@@ -1,5 +1,6 @@
 """Sweeps on throw-away notebooks that take no time themselves: files, plan, sharing, failures, results."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_runs import PARAMETERS, write_notebook
 
 from weaktr import console, sweep_files, sweep_results, sweeps
@@ -123,6 +125,11 @@ def test_grid_and_variants_multiply(place):
         ('title = "Thresholds"', 'stages = ["01"]', r"'low' and 'high' are the same to 01_first; remove"),
         ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
         ('metric = "mIoU"', "", r"a measure lacks metric"),
+        (
+            "[[measure]]",
+            FILE[FILE.index("[[measure]]") :] + "[[measure]]",
+            r"two measures are called 'score'",
+        ),
         ('list = "val"', 'lst = "val"', r"measure 'score': unknown entry 'lst', did you mean list"),
         ("[1, 2]", "504", r"seeds is 504; write it as seeds = \[ … \]"),
         ("[[measure]]", "[measure]", r"measure is \{.*; write it as \[\[measure\]\]"),
@@ -158,6 +165,7 @@ def test_a_sweep_in_a_cell_needs_a_name(place):
         ({"fusion": "adaptve"}, r"parameter fusion: 'adaptve' is unknown, did you mean adaptive\?; one of"),
         ({"dataset": "voc12", "data_root": "nowhere"}, r"nowhere"),
         ({"train_list": "train_agu"}, r"train_agu"),
+        ({"cam_batch_size": 64}, r"48 images, fewer than a batch of 64"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, message):
@@ -224,6 +232,18 @@ def test_stages_are_shared_with_other_sweeps(place):
     source = {"grid": {"t": [0.5, 0.6]}, "seeds": [1], "measure": list(read(place).measures)}
     runs = go(place, read(place, source, "finer"))
     assert [one.shared for one in runs.values()] == [2, 1] and times_run(runs["t=0.6-seed1"]) == 1
+
+
+def test_a_stage_that_vanishes_while_it_is_linked_is_computed(place, monkeypatch):
+    go(place)
+
+    def gone(source, *_, **__):
+        raise shutil.Error([(source, "target", "No such file")])
+
+    monkeypatch.setattr(sweeps.shutil, "copytree", gone)
+    source = {"seeds": [1], "measure": list(read(place).measures)}
+    (one,) = go(place, read(place, source, "other")).values()
+    assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
 
 
 def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
@@ -329,7 +349,7 @@ def test_threads_are_divided(place, monkeypatch):
         place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",
         "import os\n(stage.folder / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n" + FIRST,
     )  # fmt: skip
-    monkeypatch.setattr(sweeps, "_cores", lambda: 6)
+    monkeypatch.setattr(sweeps, "cores", lambda: 6)
     assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
     runs = go(place, jobs=2)
     assert (runs["low-seed1"].place.folder("01_first") / "threads").read_text() == "3"
@@ -423,6 +443,15 @@ def test_progress_prints_one_line_per_run(place, capsys):
         sweeps.run_sweeps(runs, sweeps.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
     lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
     assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stage shared" in line for line in lines)
+
+
+def test_an_error_with_brackets_is_shown_as_it_is(place):
+    """rich would take [/data] for the end of a style, and fail."""
+    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    runs[0].state, runs[0].message = "failed", "01_first: no file in [/data]; give [a, b] or a,b"
+    terminal = Console(width=200, file=io.StringIO())
+    terminal.print(console.table(runs))
+    assert runs[0].message in terminal.file.getvalue()
 
 
 def test_command_line_refuses_before_it_starts(tmp_path, capsys):

@@ -34,18 +34,21 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m weaktr", description="Weakly supervised segmentation with WeakTr.")
-    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(required=True, metavar="command")
-    run = commands.add_parser("run", help="execute the notebooks of a run, skipping what is up to date")
-    run.set_defaults(command=_run)
+
+    def add(name, command, what, to=commands):
+        added = to.add_parser(name, help=what)
+        added.set_defaults(command=command)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return added
+
+    run = add("run", _run, "execute the notebooks of a run, skipping what is up to date")
     run.add_argument("--preset", default="demo", help="a name that `presets` lists (default: demo)")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="override a parameter")
     run.add_argument("--run-folder", metavar="FOLDER", help="default: papermill_runs/<preset>")
     run.add_argument("--stages", nargs="+", metavar="NN", help="only these, by number or name")
     run.add_argument("--force", action="store_true", help="run also what is up to date")
-    run.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    sweep = commands.add_parser("sweep", help="run sweeps: many runs out of small TOML files, in parallel")
-    sweep.set_defaults(command=_sweep)
+    sweep = add("sweep", _sweep, "run sweeps: many runs out of small TOML files, in parallel")
     sweep.add_argument("files", nargs="+", metavar="FILE", help="as in sweeps/")
     sweep.add_argument("--dry-run", action="store_true", help="print the plan and an estimate, start nothing")
     sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (one per GPU, or two cores)")
@@ -54,19 +57,14 @@ def _parser():
     sweep.add_argument("--gpus", type=int, default=1, metavar="N", help="per Slurm job")
     sweep.add_argument("--cpus", type=int, default=8, metavar="N", help="per Slurm job")
     sweep.add_argument("--minutes", type=int, default=1440, metavar="N", help="limit of a Slurm job")
-    sweep.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    compare = commands.add_parser("compare", help="parameters and metrics of finished runs side by side")
-    compare.set_defaults(command=_compare)
+    compare = add("compare", _compare, "parameters and metrics of finished runs side by side")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    report = commands.add_parser("report", help="a run as one HTML page that needs no network")
-    report.set_defaults(command=_report)
+    report = add("report", _report, "a run as one HTML page that needs no network")
     report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    figures = commands.add_parser("figures", help="copy all figures and tables of a run into one folder")
-    figures.set_defaults(command=_figures)
+    figures = add("figures", _figures, "copy all figures and tables of a run into one folder")
     figures.add_argument("run", metavar="RUN", help="a run's folder")
     figures.add_argument("target", nargs="?", default="figures", metavar="FOLDER", help="default: figures")
-    released = commands.add_parser("import", help="turn a checkpoint of the authors' code into one of weaktr")
-    released.set_defaults(command=_import)
+    released = add("import", _import, "turn a checkpoint of the authors' code into one of weaktr")
     released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
     released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
     released.add_argument(
@@ -77,21 +75,20 @@ def _parser():
     released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
     released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
     data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(required=True)
-    check = data.add_parser("check", help="read every file, print a report")
-    check.set_defaults(command=_data_check)
+    check = add("check", _data_check, "read every file, print a report", data)
     check.add_argument("root", metavar="ROOT")
     check.add_argument("--dataset", default="folder", help="folder (default), voc12, coco14 or coco14_80")
     check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
-    fetch = data.add_parser("fetch", help="download VOC12 and SBD, and join them to train_aug")
-    fetch.set_defaults(command=_data_fetch)
+    fetch = add("fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug", data)
     fetch.add_argument("name", choices=("voc12",))
     fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
-    masks = data.add_parser("coco-masks", help="91-id masks and lists of COCO14 from annotations/instances_*.json")
-    masks.set_defaults(command=_data_coco_masks)
+    masks = add(
+        "coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from annotations/instances_*.json", data
+    )
     masks.add_argument("root", metavar="ROOT")
     masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
-    commands.add_parser("presets", help="list the presets").set_defaults(command=_presets)
-    commands.add_parser("parameters", help="list all parameters").set_defaults(command=_parameters)
+    add("presets", _presets, "list the presets")
+    add("parameters", _parameters, "list all parameters")
     return parser
 
 
@@ -110,6 +107,8 @@ def _run(options):
 def _sweep(options):
     from . import console, sweep_files, sweep_results, sweeps
 
+    if options.jobs < 0:
+        raise ParameterError(f"--jobs {options.jobs}: give a number of stages at a time, or 0 for as many as fit here")
     files = [sweep_files.read_sweep(path) for path in options.files]
     if len({sweep.name for sweep in files}) < len(files):
         raise ParameterError("two of the files have one preset and name, which make the sweep's folder; rename one")
@@ -194,7 +193,7 @@ def _data_coco_masks(options):
     from .data.coco import SIZES, write_masks
 
     for split in options.split:
-        made = write_masks(options.root, split)
+        made = write_masks(runs.resolve(options.root), split)
         print(f"{split}: {made} images with masks, all of COCO14 are {SIZES[split]}", flush=True)
 
 

@@ -12,13 +12,21 @@ POSITIVE = (
 )
 SHARES = ("drop_path", "threshold", "clip_start_share")
 NOT_NEGATIVE = ("seed", "seg_patch", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
+RULES = (  # names of parameters, what a value has to fulfil, the same in words
+    (POSITIVE, lambda value: value > 0, "be greater than 0"),
+    (NOT_NEGATIVE, lambda value: value >= 0, "not be negative"),
+    (SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1"),
+    (["cam_min_crop"], lambda value: 0 < value <= 1, "be above 0 and at most 1"),
+    (["seg_augment"], lambda value: len(value) == 2 and 0 < value[0] <= value[1], "be two factors, the smallest first"),
+    (["cam_scales", "seg_scales"], lambda value: value and min(value) > 0, "hold at least one factor, all above 0"),
+)
 
 
 def check_run(values, data=True):
     """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
 
-    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: also
-    read every file that the run will read.
+    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: read
+    every file that the run will read, not the lists alone.
     """
     from .crf import LABEL_SETTINGS
     from .losses import SCOPES
@@ -39,23 +47,10 @@ def check_run(values, data=True):
         if name in values and values[name] not in known:
             close = near(values[name], known)
             raise ParameterError(f"parameter {name}: {values[name]!r} is unknown{close}; one of {', '.join(known)}")
-    for name in POSITIVE:
-        if name in values and not values[name] > 0:
-            raise ParameterError(f"parameter {name}: {values[name]} must be greater than 0")
-    for name in NOT_NEGATIVE:
-        if name in values and values[name] < 0:
-            raise ParameterError(f"parameter {name}: {values[name]} must not be negative")
-    if not 0 < values.get("cam_min_crop", 1) <= 1:
-        raise ParameterError(f"parameter cam_min_crop: {values['cam_min_crop']} must be above 0 and at most 1")
-    augment = values.get("seg_augment", [1, 1])
-    if len(augment) != 2 or not 0 < augment[0] <= augment[1]:
-        raise ParameterError(f"parameter seg_augment: {augment} must be two factors, smallest and largest")
-    for name in SHARES:
-        if name in values and not 0 <= values[name] < 1:
-            raise ParameterError(f"parameter {name}: {values[name]} must be at least 0 and below 1")
-    for name in ("cam_scales", "seg_scales"):
-        if name in values and not (values[name] and min(values[name]) > 0):
-            raise ParameterError(f"parameter {name}: {values[name]} must hold at least one factor, all greater than 0")
+    for names, fits, rule in RULES:
+        for name in names:
+            if name in values and not fits(values[name]):
+                raise ParameterError(f"parameter {name}: {values[name]} must {rule}")
     if {"crop_size", "window_stride"} <= values.keys() and values["window_stride"] > values["crop_size"]:
         raise ParameterError(
             f"parameter window_stride: {values['window_stride']} leaves gaps between windows of crop_size "
@@ -70,8 +65,7 @@ def check_run(values, data=True):
     _check_device(values.get("device", "auto"))
     if "backbone" in values:
         _check_network(values)
-    if data:
-        check_data(values)
+    check_data(values, files=data)
 
 
 def _check_device(name):

@@ -5,15 +5,9 @@ import math
 import sys
 import time
 
+from .stages import clock
+
 COLOURS = {"running": "cyan", "failed": "bold red", "waiting": "dim", "done": "green"}
-
-
-def clock(seconds):
-    """Seconds as h:mm:ss or m:ss; "unknown" for NaN."""
-    if math.isnan(seconds):
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def counts(runs):
@@ -22,16 +16,20 @@ def counts(runs):
     return ", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)
 
 
+def _headline(one):
+    return one.message.partition("\n")[0]
+
+
 def table(runs):
     """A rich table of all runs, on top those that a short terminal should not cut off."""
+    from rich.markup import escape
     from rich.table import Table
 
     view = Table("sweep", "run", "state", "stage, or what went wrong", "shared", "time", title=counts(runs))
     for one in sorted(runs, key=lambda one: list(COLOURS).index(one.state)):
         state = f"[{COLOURS[one.state]}]{one.state}[/]"
-        message = one.message.splitlines()[0] if one.message else ""
         seconds = one.seconds + (time.monotonic() - one.began if one.state == "running" else 0)
-        view.add_row(one.sweep.name, one.name, state, message, str(one.shared or ""), clock(seconds))
+        view.add_row(one.sweep.name, one.name, state, escape(_headline(one)), str(one.shared or ""), clock(seconds))
     return view
 
 
@@ -51,11 +49,7 @@ def progress(runs):
             if one.state in ("done", "failed") and id(one) not in told:
                 told.add(id(one))
                 shared = f", {one.shared} stage{'s' if one.shared > 1 else ''} shared" if one.shared else ""
-                detail = (
-                    f" · {one.message.splitlines()[0]}"
-                    if one.state == "failed"
-                    else f" in {clock(one.seconds)}{shared}"
-                )
+                detail = f" · {_headline(one)}" if one.state == "failed" else f" in {clock(one.seconds)}{shared}"
                 print(f"{one.sweep.name} · {one.name} · {one.state}{detail} · {counts(runs)}", flush=True)
 
     yield tell

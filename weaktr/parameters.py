@@ -96,10 +96,14 @@ def _parsed(text, kind, like=()):
     """`text` as `kind` where it can be read so, else `text` itself, which `checked` then refuses."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.strip().lower(), text)
-    if kind is list and not text.strip().startswith("["):
-        return [_parsed(part.strip(), _item_type(like), ()) for part in text.split(",") if part.strip()]
+    if kind is list:
+        inner = text.strip()
+        if inner.startswith("[") != inner.endswith("]"):
+            return text
+        parts = [part.strip(" \"'") for part in inner.strip("[]").split(",")]
+        return [_parsed(part, _item_type(like)) for part in parts if part]
     try:
-        return json.loads(text) if kind is list else kind(text)
+        return kind(text)
     except ValueError:
         return text
 

@@ -68,25 +68,31 @@ def _heat_map(ax, values, rows, columns, text, *, inches, colours="Blues", low=0
             ax.text(column, row, text(value), ha="center", va="center", color=ink, fontsize=size)
 
 
-def _bars(ax, values, labels, colours, text, **keywords):
-    """Horizontal bars from the top down, their values in a column at the right; NaN reads "absent"."""
-    y = np.arange(len(values))
-    ax.barh(y, np.nan_to_num(values), color=colours, height=0.72, **keywords)
-    ax.set_yticks(y, labels)
-    ax.set(ylim=(len(values) - 0.4, -0.6))
+def _square(values, names, text, *, height, high=None, **labels):
+    """A figure of a square matrix, one column wide where that is enough; height: inches of what stands around it."""
+    width = COLUMN if len(names) <= SMALL else WIDTH
+    figure = Figure(figsize=(width, width - 1.0 + height))
+    ax = figure.subplots()
+    _heat_map(ax, values, names, names, text, inches=width - 1.0, high=high)
+    ax.set(**labels)
+    return figure
+
+
+def list_rows(ax, names, texts):
+    """Rows from the top down, at y = 0, 1, …: names at the left, texts in a column at the right."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set(ylim=(len(names) - 0.4, -0.6))
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
-    for i, value in enumerate(values):
-        label = text(value) if np.isfinite(value) else "absent"
-        ax.annotate(
-            label,
-            (1, i),
-            (4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-        )
+    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center", "fontsize": 7.5}
+    for y, text in enumerate(texts):
+        ax.annotate(text, (1, y), (4, 0), **beside)
+
+
+def _bars(ax, values, labels, colours, texts, **keywords):
+    """Horizontal bars from the top down, their values as texts at the right; NaN reads "absent"."""
+    ax.barh(np.arange(len(values)), np.nan_to_num(values), color=colours, height=0.72, **keywords)
+    list_rows(ax, labels, [text if np.isfinite(value) else "absent" for value, text in zip(values, texts)])
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,13 +108,8 @@ def co_occurrence(matrix, names):
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 100 * matrix / np.diag(matrix)[:, None]
     np.fill_diagonal(share, np.nan)
-    width = COLUMN if len(names) <= SMALL else WIDTH
-    side = width - 1.0
-    figure = Figure(figsize=(width, side + 1.2))
-    ax = figure.subplots()
-    _heat_map(ax, share, names, names, "{:.0f}".format, inches=side)
-    ax.set(title="Images of the row's class that\nalso show the column's class (%)")
-    return figure
+    title = "Images of the row's class that\nalso show the column's class (%)"
+    return _square(share, names, "{:.0f}".format, height=1.2, title=title)
 
 
 # ── 01 · CAM training ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,7 +145,7 @@ def per_class_bars(values, title, xlabel):
     text = "{:,.0f}".format if pd.api.types.is_integer_dtype(values.dtype) else "{:.1f}".format
     figure = Figure(figsize=(COLUMN, 0.19 * len(values) + 1.0))
     ax = figure.subplots()
-    _bars(ax, values.to_numpy(float), list(map(str, values.index)), SKY, text)
+    _bars(ax, values.to_numpy(float), list(map(str, values.index)), SKY, map(text, values))
     ax.axvline(values.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}")
     ax.set(title=title, xlabel=xlabel, xlim=(0, None))
     figure.legend(loc="outside lower center")
@@ -340,13 +341,8 @@ def confusion(matrix, names):
     """Confusion matrix (K, K) of pixels, truth in rows, as the percentage of each row; under 0.5 % left blank."""
     matrix = np.asarray(matrix, float)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    width = COLUMN if len(names) <= SMALL else WIDTH
-    side = width - 1.0
-    figure = Figure(figsize=(width, side + 1.0))
-    ax = figure.subplots()
-    _heat_map(ax, share, names, names, lambda value: f"{value:.0f}" if value >= 0.5 else "", inches=side, high=100)
-    ax.set(title="Pixels of each true class (%)", xlabel="predicted", ylabel="true")
-    return figure
+    labels = {"title": "Pixels of each true class (%)", "xlabel": "predicted", "ylabel": "true"}
+    return _square(share, names, lambda x: f"{x:.0f}" if x >= 0.5 else "", height=1.0, high=100, **labels)
 
 
 @style()
@@ -382,9 +378,9 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))
     ax = figure.subplots()
     values = results["value"].to_numpy(float)
-    texts = iter(f"{value:.1f}" + (f" ± {s:.1f}" if np.isfinite(s) else "") for value, s in zip(values, spread))
+    texts = [f"{value:.1f}" + (f" ± {s:.1f}" if np.isfinite(s) else "") for value, s in zip(values, spread)]
     hatches = ["////" if mark else "" for mark in oracle]
-    _bars(ax, values, results["stage"], colours, lambda _: next(texts), hatch=hatches, edgecolor="white")
+    _bars(ax, values, results["stage"], colours, texts, hatch=hatches, edgecolor="white")
     for i, s in enumerate(spread):
         ax.errorbar(values[i], i, xerr=s, color=BLACK, linewidth=1, capsize=2)
     ax.set(title=title, xlim=(0, None))

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .plots import list_rows
 from .plots_dense import BLACK, BLUE, COLUMN, GREEN, ORANGE, VERMILLION, WIDTH, style
 from .statistics import runs_in_words
 
@@ -40,17 +41,10 @@ def sweep(found, table, title, width=WIDTH):
         if np.isfinite(row.low):
             ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.2, zorder=3)
         ax.plot(row.mean, y, "o", color=BLUE, markerfacecolor=BLUE if told else "white", markersize=6, zorder=4)
-        spread = f" ± {row.std:.1f}" if np.isfinite(row.std) else ""
-        ax.annotate(
-            f"{row.mean:.1f}{spread}", (1, y), (4, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", va="center", fontsize=7.5,
-        )  # fmt: skip
     if len(base) == 1:
         ax.axvline(base["mean"].iloc[0], color="0.45", linestyle="--", linewidth=1, zorder=1)
-    ax.set_yticks(range(len(rows)), rows[name])
-    ax.set(ylim=(len(rows) - 0.4, -0.6))
-    ax.grid(False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    spreads = [f" ± {std:.1f}" if np.isfinite(std) else "" for std in rows["std"]]
+    list_rows(ax, rows[name], [f"{mean:.1f}{spread}" for mean, spread in zip(rows["mean"], spreads)])
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
     oracle = " · oracle" if rows["oracle"].any() else ""

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
-from .files import atomic, read_json, write_json
-from .parameters import NOTEBOOKS, catalogue, check_parameters, declared_parameters, near
+from .files import read_json, write_json
+from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import published
 from .stages import (
     ROOT,
     RUNNER,
     changes,
+    clock,
     data_fingerprint,
     finished_key,
     interactive,
@@ -29,19 +30,7 @@ from .stages import (
     stage_key,
 )
 
-__all__ = [
-    "RunFolder",
-    "atomic",
-    "declared_parameters",
-    "finished_key",
-    "interactive",
-    "open_stage",
-    "read_json",
-    "resolve",
-    "run",
-    "select",
-    "write_json",
-]
+__all__ = ["RunFolder", "interactive", "open_stage", "read_json", "resolve", "run", "select", "write_json"]
 
 
 class RunFolder:
@@ -108,8 +97,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         start = time.monotonic()
         print(f"{name} · started · {short(folder)}", flush=True)
         _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
-        seconds = int(time.monotonic() - start)
-        print(f"{name} · finished in {seconds // 60}:{seconds % 60:02d}", flush=True)
+        print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
     current = [name for name in declared if this.up_to_date(name)]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]

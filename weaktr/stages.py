@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -231,6 +232,14 @@ class Stage:
         print(results_table(records) if records else "no masks, so nothing was measured", flush=True)
 
 
+def clock(seconds):
+    """Seconds as h:mm:ss or m:ss; "unknown" for NaN."""
+    if math.isnan(seconds):
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
 class Progress:
     """Prints at most one line every ten seconds and one at the end: done/total, speed, time left."""
 
@@ -250,9 +259,14 @@ class Progress:
             seconds, word = (self.total - self.done) / max(speed, 1e-6), "left"
         else:
             seconds, word = now - self._start, "in all"
-        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d} {word}"
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        parts = (self.prefix, f"{self.done}/{self.total} {self.unit}", f"{rate} {self.unit}/s", clock, note)
+        parts = (
+            self.prefix,
+            f"{self.done}/{self.total} {self.unit}",
+            f"{rate} {self.unit}/s",
+            f"{clock(seconds)} {word}",
+            note,
+        )
         print(" · ".join(filter(None, parts)), flush=True)
 
 
@@ -261,6 +275,7 @@ def results_table(records):
     rows = [("stage", "list (size)", "threshold (from)", "scales", "CRF", "metric", "value", "")]
     for record in records:
         threshold = "–" if record["threshold"] is None else f"{record['threshold']:.3g} ({record['threshold_from']})"
+        published = record.get("published")
         scales = record["scales"] if isinstance(record["scales"], list | tuple) else [record["scales"]]
         rows.append(
             (
@@ -271,7 +286,7 @@ def results_table(records):
                 {None: "–", True: "yes", False: "no"}.get(record["crf"], str(record["crf"])),
                 record["metric"],
                 f"{record['value']:.2f}" if isinstance(record["value"], float) else str(record["value"]),
-                " · ".join(filter(None, ("oracle" if record["oracle"] else "", _beside(record)))),
+                " · ".join(["oracle"] * bool(record["oracle"]) + ([f"published {published}"] if published else [])),
             )
         )
     return aligned(rows)
@@ -283,23 +298,27 @@ def aligned(rows):
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _beside(record):
-    return f"published {record['published']}" if record.get("published") else ""
-
-
 def _now():
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(*arguments):
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    """What git says of the repository; None where there is no git, or no repository."""
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _environment():
     """Code, versions and machine, for the manifest."""
     import psutil
 
+    changed = _git("status", "--porcelain", "--untracked-files=no")
     models = []
     with contextlib.suppress(OSError):
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -308,16 +327,11 @@ def _environment():
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {
-        "git": {
-            "commit": _git("rev-parse", "HEAD") if shutil.which("git") else None,
-            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if shutil.which("git") else None,
-        },
+        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
         "versions": {"python": platform.python_version()} | versions,
         "hardware": {
             "cpu": models[0] if models else platform.processor(),
-            "cores": len(psutil.Process().cpu_affinity())
-            if hasattr(psutil.Process, "cpu_affinity")
-            else os.cpu_count(),
+            "cores": cores(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         },
     }

@@ -111,9 +111,12 @@ def read_sweep(source, name="", *, root=SWEEPS, notebooks=NOTEBOOKS):
     if not seeds or len({*map(repr, seeds)}) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise ParameterError(f"{where}: seeds is {seeds!r}; give different whole numbers, at least one")
     measures = tuple(source.get("measure", ()))
+    labels = [measure.get("label") for measure in measures]
     for measure in measures:
         if missing := {"label", "stage", "metric"} - measure.keys():
             raise ParameterError(f"{where}: a measure lacks {', '.join(sorted(missing))}")
+        if labels.count(measure["label"]) > 1:
+            raise ParameterError(f"{where}: two measures are called {measure['label']!r}; give each its own label")
         for key in measure:
             if key not in MEASURE_KEYS:
                 raise ParameterError(

@@ -21,7 +21,7 @@ from .errors import UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .runs import RunFolder, run, short
-from .stages import PACKAGES, WITHOUT_EFFECT, data_fingerprint, finished_key, remove, resolve
+from .stages import PACKAGES, WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
 
 POLL_SECONDS = 0.2
@@ -105,7 +105,10 @@ def _take_over(one, folders):
         source = next((folder / stage for folder in folders if finished_key(folder / stage) == key), None)
         if source is None:
             return
-        _link(source, one.place.folder(stage))
+        with contextlib.suppress(OSError):  # another sweep may be making it anew this moment
+            _link(source, one.place.folder(stage))
+        if not one.place.up_to_date(stage):
+            return
         one.stages.pop(0)
         one.shared += 1
     one.state = "done"
@@ -118,7 +121,7 @@ def _link(source, target):
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copytree(source, aside, copy_function=os.link)
-    except (OSError, shutil.Error):  # a file system without links
+    except OSError:  # a file system without links
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(source, aside)
     if target.exists():
@@ -179,13 +182,9 @@ def _gpus():
     return [gpu for gpu in visible.split(",") if gpu] or [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def local_jobs(jobs=0):
     """How many stages run at a time here: `jobs`, or for 0 one per GPU, or one per two cores."""
-    return jobs or len(_gpus()) or max(1, _cores() // 2)
+    return jobs or len(_gpus()) or max(1, cores() // 2)
 
 
 def _settle(threads, gpu):
@@ -202,7 +201,7 @@ class LocalPool:
     """
 
     def __init__(self, jobs):
-        gpus, threads = _gpus(), max(1, _cores() // jobs)
+        gpus, threads = _gpus(), max(1, cores() // jobs)
         self._shares = [(threads, gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
         self._executors, self._running = [self._start(i) for i in range(jobs)], [None] * jobs
 

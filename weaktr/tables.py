@@ -8,16 +8,11 @@ from .parameters import catalogue, check_parameters
 from .stages import WITHOUT_EFFECT, resolve, stale
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
-ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": "$\\pm$",
-    "…": "\\dots{}",
-    "–": "--",
-    "−": "$-$",
-    "“": "``",
-    "”": "''",
-}
-ESCAPES |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-ESCAPES = str.maketrans(ESCAPES)
+ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$", "“": "``", "”": "''"}
+    | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+)
 
 
 def to_latex(table, caption=""):
@@ -27,13 +22,7 @@ def to_latex(table, caption=""):
     lines = [r"\begin{tabular}{" + kinds + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     lines.append(r"\end{tabular}")
     if caption:
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            r"\caption{" + caption.translate(ESCAPES) + "}",
-            *lines,
-            r"\end{table}",
-        ]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption.translate(ESCAPES)}}}", *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
@@ -46,12 +35,11 @@ def to_markdown(table, caption=""):
 
 def write(table, folder, name, caption=""):
     """Write folder/<name>.csv, .tex and .md."""
-    for suffix, text in (("csv", None), ("tex", to_latex(table, caption)), ("md", to_markdown(table, caption))):
+    with atomic(folder / f"{name}.csv") as aside:
+        table.to_csv(aside, index=False)
+    for suffix, text in (("tex", to_latex(table, caption)), ("md", to_markdown(table, caption))):
         with atomic(folder / f"{name}.{suffix}") as aside:
-            if text is None:
-                table.to_csv(aside, index=False)
-            else:
-                aside.write_text(text, encoding="utf-8")
+            aside.write_text(text, encoding="utf-8")
 
 
 def _cells(table):

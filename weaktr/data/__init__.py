@@ -15,7 +15,7 @@ def open_dataset(name, root=""):
     """
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is unknown; one of {', '.join(DATASETS)}")
-    root = REPOSITORY / (root or f"data/{name}")
+    root = REPOSITORY / Path(root or f"data/{name}").expanduser()
     if name == "synthetic":
         from .synthetic import open_synthetic
 
@@ -33,10 +33,11 @@ def open_dataset(name, root=""):
     return VOC(root)
 
 
-def check_parameters(parameters):
+def check_parameters(parameters, files=True):
     """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
 
     The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
+    files=False reads the lists alone.
     """
     dataset = open_dataset(parameters["dataset"], parameters["data_root"])
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
@@ -45,7 +46,8 @@ def check_parameters(parameters):
             ids = dataset.ids(parameters[name])
             if name == "train_list" and len(ids) < batch:
                 raise DataError(
-                    f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower it"
+                    f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
+                    "cam_batch_size or seg_batch_size"
                 )
-            if dataset.name != "synthetic":  # which was drawn whole by ourselves
+            if files and dataset.name != "synthetic":  # which was drawn whole by ourselves
                 dataset.check(parameters[name], masks and dataset.has_masks)

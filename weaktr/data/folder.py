@@ -37,6 +37,8 @@ class Folder(VOC):
         path = self.root / "classes.txt"
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else named
         self.classes = tuple(line.strip() for line in lines if line.strip())
+        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
+            raise DataError(f"{path} holds {twice[0]!r} twice; remove one")
         for row in self._rows.values():
             for label in row["labels"]:
                 if label not in self.classes:

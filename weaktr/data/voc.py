@@ -12,26 +12,8 @@ from .images import read_image, read_label_png
 from .lists import read_list
 
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 
 
@@ -145,6 +127,6 @@ class VOC:
             for path in sorted(self.folder.glob(pattern)):
                 digest.update(path.name.encode() + path.read_bytes())
         for place in sizes:
-            for path in sorted((self.folder / place).rglob("[!.]*")):
+            for path in sorted(path for path in (self.folder / place).rglob("[!.]*") if path.is_file()):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
