@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from side_by_side import measure
 
 from weaktr.cams import save_cams
 from weaktr.pseudo_labels import parallel, refine_file
@@ -42,8 +41,10 @@ class Pictures:
         return {c: [cam.astype(np.float32)] for c, cam in smooth.items()}
 
 
-def main(images=16, processes=2):
+def main(images=32, processes=2):
     """The same images in every way; nothing is written, or the second time there would be nothing to do."""
+    from side_by_side import measure  # torch: what a started process imports again should be what notebook 03 needs
+
     pictures, ids = Pictures(), [f"{i}" for i in range(images)]
     with tempfile.TemporaryDirectory() as folder:
         for image_id in ids:

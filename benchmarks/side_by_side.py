@@ -49,9 +49,8 @@ def measure(ways, *, rounds=5, name, unit="s"):
 def profile(way, name, rows=12):
     """Write the operators in which `way` spends its time, most first, as text to results/<name>_profile.txt."""
     device = "CUDA" if torch.cuda.is_available() else "CPU"
-    with torch.profiler.profile(
-        activities={torch.profiler.ProfilerActivity[kind] for kind in ("CPU", device)}
-    ) as recorded:
+    activities = {getattr(torch.profiler.ProfilerActivity, kind) for kind in ("CPU", device)}
+    with torch.profiler.profile(activities=activities) as recorded:
         way()
     sort = f"self_{device.lower()}_time_total"
     table = recorded.key_averages().table(sort_by=sort, row_limit=rows, max_name_column_width=40)

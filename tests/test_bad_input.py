@@ -102,6 +102,10 @@ def entities(declared, name):
 
 
 ROUNDS = "".join(f'<!ENTITY e{n} "{10 * f"&e{n - 1};"}">' for n in range(1, 9))
+ANNOTATED = {
+    "images": [{"id": n, "file_name": f"{name}.jpg"} for n, name in enumerate((COCO_FIRST, COCO_LAST))],
+    "annotations": [{"image_id": n, "category_id": category} for n, category in enumerate((18, 18))],
+}
 CLASSES_TXT = write("classes.txt", "cat\ndog\n")
 
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,6 +149,9 @@ KINDS = {
     "zero-byte mask": (COCO, write(COCO_MASK, ""), [f"{COCO_LAST}.png cannot be read", "restore the file"]),
     "mask of 80 ids read as 91": (COCO, painted(COCO_MASK, 12), [f"{COCO_LAST}.png holds 12", "without gaps; convert"]),
     "mask of 80 ids read as 80": ("coco14_80", painted(COCO_MASK, 12), [f"{COCO_LAST}.png holds 12", "coco-masks"]),
+    "mask of 80 ids, all used in both numberings": (
+        COCO, both(mask(COCO_MASK, (30, 40)), painted(COCO_MASK, 17), write(COCO_JSON, json.dumps(ANNOTATED))),
+        [f"{COCO_LAST}.png holds 17, which its annotations lack", "without gaps; convert"]),
     # annotations
     "missing XML": (VOC, gone(XML), [f"{LAST}.xml does not exist; every image needs its XML"]),
     "truncated XML": (VOC, cut(XML, 150), [f"{LAST}.xml is no well-formed XML", "restore the file"]),
@@ -211,6 +218,8 @@ KINDS = {
     "labels.csv whose last image is bad": (
         FOLDER, both(write("empty.png", ""), table(FOLDER_TABLE + "empty.png,cat,train\n")),
         ["empty.png cannot be read"]),
+    "classes.txt in Latin-1": (FOLDER, write("classes.txt", "été\n".encode("latin-1")),
+                               ["classes.txt is no UTF-8 text", "save it as UTF-8, a class a line"]),
     "mask of a folder 1 px off": (FOLDER, mask("masks/a b/two.png", (20, 30)),
                                   ["two.png is 30×20 pixels, its image 31×20", "export the mask"]),
     "more images than there are": ("folder:9", lambda root: None, ["'9' is no number from 1 to 2, the length"]),

@@ -307,6 +307,10 @@ def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
 
     assert kept(None, 19) and not kept(None, 18)  # 3 classes, 4 registers, 12 patches
     assert kept(True, 18) and not kept(False, 19)
+    with torch.inference_mode():
+        assert kept(None, 1), "inference keeps more"
+        monkeypatch.setattr(encoder, "MOST_TOKENS_KEPT_IN_INFERENCE", 18)
+        assert not kept(None, 19)
 
 
 @pytest.mark.gpu

@@ -1,8 +1,15 @@
-"""VOC12 and SBD, joined on disk; the download itself needs a network and is not tested."""
+"""VOC12 and SBD: fetched from a server of the test's own, and joined on disk."""
+
+import functools
+import hashlib
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from scipy.io import savemat
+from torchvision import datasets
 
 from weaktr.__main__ import main
 from weaktr.data.fetch import fetch_voc12, join
@@ -79,3 +86,53 @@ def test_without_a_network_the_remedy_is_said(tmp_path, monkeypatch, capsys):
         fetch_voc12(tmp_path)
     assert main(["data", "fetch", "voc12", str(tmp_path)]) == 2
     assert "run the command again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def archives(both, tmp_path, monkeypatch):
+    """torchvision fetches both archives from a server that holds them; → (its folder, the paths asked for)."""
+    root, voc, sbd, *_ = both
+    served, asked = tmp_path / "served", []
+    served.mkdir()
+    with tarfile.open(served / "voc.tar", "w") as tar:
+        tar.add(voc, "VOCdevkit/VOC2012")
+    with tarfile.open(served / "sbd.tgz", "w:gz") as tar:
+        tar.add(sbd, "benchmark_RELEASE/dataset")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(f"{self.command} {self.path}")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=served))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in served.iterdir()}
+    year = datasets.voc.DATASET_YEAR_DICT["2012"]
+    monkeypatch.setitem(year, "url", address + "voc.tar")
+    monkeypatch.setitem(year, "filename", "voc.tar")
+    monkeypatch.setitem(year, "md5", md5["voc.tar"])
+    monkeypatch.setattr(datasets.SBDataset, "url", address + "sbd.tgz")
+    monkeypatch.setattr(datasets.SBDataset, "filename", "sbd.tgz")
+    monkeypatch.setattr(datasets.SBDataset, "md5", md5["sbd.tgz"])
+    monkeypatch.setattr("weaktr.data.fetch.SIZES", {"train": 2, "val": 4, "train_aug": 6})
+    yield served, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_fetching_goes_on_where_it_broke_off(archives, tmp_path):
+    """A damaged SBD is refused by its checksum; the next call fetches that alone, a third one nothing."""
+    served, asked = archives
+    whole, root = (served / "sbd.tgz").read_bytes(), tmp_path / "fetched"
+    (served / "sbd.tgz").write_bytes(whole[:-100])
+    with pytest.raises(DataError, match="could not be fetched .*run the command again"):
+        fetch_voc12(root)
+    (served / "sbd.tgz").write_bytes(whole)
+    before = len(asked)
+    assert main(["data", "fetch", "voc12", str(root)]) == 0
+    assert asked[before:] and not any("voc.tar" in line for line in asked[before:])
+    dataset = VOC(root, CLASSES)
+    assert len(dataset.ids("train_aug")) == 6
+    dataset.check("train_aug", masks=True)
+    before = len(asked)
+    assert fetch_voc12(root)["train_aug"] == 6 and len(asked) == before

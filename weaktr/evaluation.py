@@ -1,5 +1,7 @@
 """CAMs and predictions of a whole list: sliding windows, several scales, CRF beside the model on the other cores."""
 
+import contextlib
+import ctypes
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -26,6 +28,19 @@ def ahead(function, items):
             pending = following
         if pending:
             yield pending.result()
+
+
+def keep_freed_memory():
+    """Let glibc keep what this process frees, where there is glibc.
+
+    Else the pages of every attention map are handed back, asked for and zeroed anew for each image: a fifth of the time
+    of CAM generation on a CPU.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def generate_list(model, dataset, ids, scales, variants, progress):
@@ -55,6 +70,7 @@ def generate_list(model, dataset, ids, scales, variants, progress):
             for path, grids in zip(paths, variants_grids, strict=True):
                 save_cams(path, grids, size)
 
+    keep_freed_memory()
     for _ in ahead(write, map(make, ahead(read, ids))):
         progress.update(1)
 

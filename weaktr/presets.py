@@ -30,6 +30,25 @@ def demo():
     return {}
 
 
+def demo_small():
+    """The demo at a quarter of its size, for sweeps of many runs.
+
+    Cost: SMALLCOST.
+    Expected: SMALLEXPECTED.
+    Command: python -m weaktr sweep sweeps/demo/*.toml
+    """
+    return {
+        "train_list": "train_aug:500",
+        "cam_epochs": 10,
+        "cam_batch_size": 16,
+        "variant_images": 150,
+        "eval_list": "train:150",
+        "seg_epochs": 4,
+        "seg_scales": [1.0],
+        "train_ceiling": False,
+    }
+
+
 def smoke():
     """All notebooks with next to no training.
 
@@ -213,7 +232,7 @@ def coco14_eva02_s():
 
 VOC12 = (voc12_cam, voc12_deit_s, voc12_dinov2_s, voc12_vit_s, voc12_eva02_s)
 COCO14 = (coco14_cam, coco14_deit_s, coco14_dinov2_s, coco14_vit_s, coco14_eva02_s)
-PRESETS = {function.__name__: function for function in (demo, smoke, voc_mini, *VOC12, *COCO14)}
+PRESETS = {function.__name__: function for function in (demo, demo_small, smoke, voc_mini, *VOC12, *COCO14)}
 
 # preset → published mIoU (%), always with CRF: CAM labels on train for step 1, masks on val and train for step 2
 PUBLISHED = {

@@ -150,13 +150,14 @@ def _identity(one, stage):
 
 
 def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_runs/demo")):
-    """Seconds that the missing stages will take, one after the other, from finished ones of the same name; NaN where
-    a stage was never finished."""
+    """Seconds that the missing stages will take, one after the other, from finished ones of the same name, of the same
+    preset where there are some; NaN where a stage was never finished."""
     folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
     total = 0.0
-    for _, stage in to_compute(runs).values():
-        known = [read_json(folder / stage / "manifest.json").get("seconds") for folder in folders]
-        total += float(np.median([seconds for seconds in known if seconds is not None] or [np.nan]))
+    for one, stage in to_compute(runs).values():
+        made = [manifest for folder in folders if "seconds" in (manifest := read_json(folder / stage / "manifest.json"))]
+        alike = [manifest for manifest in made if manifest.get("preset") == one.sweep.preset]
+        total += float(np.median([manifest["seconds"] for manifest in alike or made] or [np.nan]))
     return total
 
 

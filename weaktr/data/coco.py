@@ -91,11 +91,16 @@ class COCO(VOC):
         """Pixel truth (H,W) uint8 in this reader's numbering. Raises DataError for masks that number 80 classes."""
         path = self.mask_path(image_id)
         mask = read_label_png(path, len(NAMES) + 1)
-        if strange := sorted(set(np.unique(mask).tolist()) & set(UNUSED)):
+        present = set(np.unique(mask).tolist()) - {0, VOID}
+        annotated = self._annotated.get(image_id, present)
+        # where all ids of an image happen to be used in both numberings, its annotations tell which one the mask has
+        other = not present <= annotated and present <= set(range(1, 81)) and {USED[i - 1] for i in present} <= annotated
+        if strange := sorted(present & set(UNUSED)) or (other and sorted(present - annotated)):
+            reason = "its annotations lack" if other else "COCO's 91 ids leave unused"
             raise DataError(
-                f"mask {path} holds {strange[0]}, which COCO's 91 ids leave unused: these masks number the 80 classes "
-                "without gaps; convert them with weaktr.data.coco.from_contiguous, or write them anew from the "
-                "annotations with `python -m weaktr data coco-masks`"
+                f"mask {path} holds {strange[0]}, which {reason}: these masks number the 80 classes without gaps; "
+                "convert them with weaktr.data.coco.from_contiguous, or write them anew from the annotations with "
+                "`python -m weaktr data coco-masks`"
             )
         return to_contiguous(mask) if self.contiguous else mask
 

@@ -35,7 +35,10 @@ class Folder(VOC):
         self._rows = self._read_table(self.root / "labels.csv")
         named = sorted({label for row in self._rows.values() for label in row["labels"]})
         path = self.root / "classes.txt"
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else named
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else named
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8, a class a line") from error
         self.classes = tuple(line.strip() for line in lines if line.strip())
         if twice := [name for name in self.classes if self.classes.count(name) > 1]:
             raise DataError(f"{path} holds {twice[0]!r} twice; remove one")
