@@ -39,10 +39,10 @@ def demo_small():
     """
     return {
         "train_list": "train_aug:500",
-        "cam_epochs": 10,
+        "cam_epochs": 8,
         "cam_batch_size": 16,
-        "variant_images": 150,
-        "eval_list": "train:150",
+        "variant_images": 100,
+        "eval_list": "train:100",
         "seg_epochs": 4,
         "seg_scales": [1.0],
         "train_ceiling": False,
