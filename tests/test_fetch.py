@@ -94,6 +94,8 @@ def archives(both, tmp_path, monkeypatch):
     root, voc, sbd, *_ = both
     served, asked = tmp_path / "served", []
     served.mkdir()
+    for place in ("img", "inst"):  # torchvision moves them along
+        (sbd / place).mkdir()
     with tarfile.open(served / "voc.tar", "w") as tar:
         tar.add(voc, "VOCdevkit/VOC2012")
     with tarfile.open(served / "sbd.tgz", "w:gz") as tar:

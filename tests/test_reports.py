@@ -141,6 +141,17 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     assert tables.published_results([tmp_path])["val, measured"].notna().sum() == 0, "not the preset's parameters"
 
 
+def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
+    record = {"metric": "mIoU of mask", "list": "val", "crf": True}
+    for run, seed, value in (("a", 504, 70.0), ("b", 505, 74.0), ("took over from b", 505, 74.0)):
+        folder = tmp_path / run / "05_evaluation"
+        folder.mkdir(parents=True)
+        manifest = {"preset": "voc12_deit_s", "key": stages.stage_key({"seed": seed}, "", [])}
+        for name, content in (("manifest", manifest), ("params", {"seed": seed}), ("metrics", [record | {"value": value}])):
+            (folder / f"{name}.json").write_text(json.dumps(content))
+    assert tables.published_results(tmp_path.iterdir())["val, measured"].dropna().tolist() == [72.0]
+
+
 def test_published_value_of_a_record():
     record = {"metric": "mIoU of mask", "list": "val", "crf": True}
     assert presets.published("voc12_vit_s", record) == 78.4

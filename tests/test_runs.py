@@ -467,3 +467,11 @@ def test_tables_wrap_to_a_terminal(monkeypatch, capsys):
     lines = capsys.readouterr().out.split("\n\n")[0].splitlines()  # the commands below are no table
     assert max(map(len, lines)) <= 100
     assert {line.split()[0] for line in lines if line[:1].strip()} >= set(presets.PRESETS)
+
+
+def test_removing_a_stage_finishes_what_a_killed_process_began(tmp_path):
+    for name in ("01_first", ".01_first.7.gone", "02_second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+    stages.remove(tmp_path / "01_first")
+    assert [path.name for path in tmp_path.iterdir()] == ["02_second"]

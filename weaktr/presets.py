@@ -33,8 +33,8 @@ def demo():
 def demo_small():
     """The demo at a quarter of its size, for sweeps of many runs.
 
-    Cost: SMALLCOST.
-    Expected: SMALLEXPECTED.
+    Cost: 3 minutes on two CPU cores; a sweep shares most of it between its runs.
+    Expected: 53 % mIoU on val.
     Command: python -m weaktr sweep sweeps/demo/*.toml
     """
     return {
@@ -91,13 +91,14 @@ def voc_mini():
 
 
 # ── The published tables (paper, Tables of VOC12 and COCO14; METHOD.md) ─────────────────────────────────────────────
-# No GPU was at hand when these were written: the work is counted, 2 FLOP for a multiplication and an addition, three
-# times the forward pass of every view (DeiT-S: 9.2 GFLOP at 224 pixels, 58 with the decoder at 480), and divided by
-# 50 TFLOP/s, a sixth of what an A100 is sold with.
+# No GPU was at hand when these were written. Costs are computed from the throughput measured on two CPU cores in bfloat16
+# (benchmarks/cam_step.py and seg_step.py, DeiT-S: 9.5 images/s in step 1, 1.07 in step 2, which is 69 and 49 % of the
+# 0.38 TFLOP/s that those cores reach in a product of matrices), for a card that is sold with 312 TFLOP/s, an A100. The
+# short time is that of the same share of its rate, the long one that of a quarter of it.
 def voc12_cam():
     """Step 1 on VOC12 with DeiT-S.
 
-    Cost: about 6 minutes of training on one GPU, computed (18 PFLOP at 50 TFLOP/s), not run on one.
+    Cost: 1.5 to 6 minutes of training on an A100, computed from throughput measured on a CPU, not run.
     Expected: 69.4 % mIoU of CAM labels on train (1,464), scales 1.0 and 1.2 mirrored, CRF.
     Command: python -m weaktr run --preset voc12_cam --stages 01 02 03 --set data_root=<folder of VOCdevkit>
     """
@@ -136,7 +137,7 @@ def voc12_cam():
 def voc12_deit_s():
     """WeakTr on VOC12, step 2 with DeiT-S.
 
-    Cost: about 70 minutes of training on one GPU, computed (208 PFLOP at 50 TFLOP/s), not run on one.
+    Cost: 22 to 87 minutes of training on an A100, computed from throughput measured on a CPU, not run.
     Expected: 74.0 % mIoU on val (1,449), 76.5 % on train (1,464), six scales mirrored, CRF.
     Command: python -m weaktr run --preset voc12_deit_s --set data_root=<folder of VOCdevkit>
     """
@@ -176,7 +177,7 @@ def voc12_eva02_s():
 def coco14_cam():
     """Step 1 on COCO14 with DeiT-S.
 
-    Cost: about 50 minutes of training on one GPU, computed (140 PFLOP at 50 TFLOP/s), not run on one.
+    Cost: 11 to 45 minutes of training on an A100, computed from throughput measured on a CPU, not run.
     Expected: 42.6 % mIoU of CAM labels on train (82,081), scales 1.0, 0.8 and 1.2 mirrored, CRF.
     Command: python -m weaktr run --preset coco14_cam --stages 01 02 03 --set data_root=<folder of images/>
     """
@@ -193,7 +194,7 @@ def coco14_cam():
 def coco14_deit_s():
     """WeakTr on COCO14, step 2 with DeiT-S.
 
-    Cost: about 9 hours of training on one GPU, computed (1,540 PFLOP at 50 TFLOP/s), not run on one.
+    Cost: 3 to 11 hours of training on an A100, computed from throughput measured on a CPU, not run.
     Expected: 46.9 % mIoU on val (40,137), 48.9 % on train (82,081), six scales mirrored, CRF.
     Command: python -m weaktr run --preset coco14_deit_s --set data_root=<folder of images/>
     """

@@ -93,10 +93,10 @@ def data_fingerprint(values):
 
 
 def remove(folder):
-    """Take a folder away in one step, whatever happens next, then delete it."""
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    """Take a folder away in one step, whatever happens next, then delete it and what killed processes left of others."""
+    folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.gone"))
+    for gone in folder.parent.glob(f".{folder.name}.*.gone"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def prepare(folder, key, facts, clear=False):

@@ -93,19 +93,22 @@ def published_results(run_folders=()):
     """The published table, a row per backbone and data set, with what finished runs of its presets measured beside it.
 
     run_folders: folders of runs, relative to the repository. → DataFrame step, data, backbone, published and measured
-    mIoU (%) on val and on the training list; NaN where nothing was published or measured.
+    mIoU (%) on val and on the training list; NaN where nothing was published or measured. Of several runs, such as
+    seeds, the mean.
     """
-    measured = {}
+    measured = {}  # what was measured → {the key of a stage: value}
     for folder in map(resolve, run_folders):
         for stage in ("03_pseudo_labels", "05_evaluation"):
-            preset = read_json(folder / stage / "manifest.json").get("preset")
+            manifest = read_json(folder / stage / "manifest.json")
+            preset = manifest.get("preset")
             if preset not in presets.PUBLISHED or stale(folder / stage):
                 continue
             if _as_published(preset, read_json(folder / stage / "params.json")):
                 row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
                 for record in read_json(folder / stage / "metrics.json"):
                     if presets.published(preset, record):
-                        measured[row, stage, record["list"]] = record["value"]
+                        measured.setdefault((row, stage, record["list"]), {})[manifest["key"]] = record["value"]
+    measured = {what: sum(values.values()) / len(values) for what, values in measured.items()}
     rows = []
     for name, (val, train) in presets.PUBLISHED.items():
         data, _, backbone = name.partition("_")
