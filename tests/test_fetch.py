@@ -91,7 +91,7 @@ def test_without_a_network_the_remedy_is_said(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def archives(both, tmp_path, monkeypatch):
     """torchvision fetches both archives from a server that holds them; → (its folder, the paths asked for)."""
-    root, voc, sbd, *_ = both
+    _, voc, sbd, *_ = both
     served, asked = tmp_path / "served", []
     served.mkdir()
     for place in ("img", "inst"):  # torchvision moves them along
@@ -127,7 +127,7 @@ def test_fetching_goes_on_where_it_broke_off(archives, tmp_path):
     served, asked = archives
     whole, root = (served / "sbd.tgz").read_bytes(), tmp_path / "fetched"
     (served / "sbd.tgz").write_bytes(whole[:-100])
-    with pytest.raises(DataError, match="could not be fetched .*run the command again"):
+    with pytest.raises(DataError, match=r"could not be fetched .*run the command again"):
         fetch_voc12(root)
     (served / "sbd.tgz").write_bytes(whole)
     before = len(asked)

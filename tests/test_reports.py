@@ -147,7 +147,8 @@ def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
         folder = tmp_path / run / "05_evaluation"
         folder.mkdir(parents=True)
         manifest = {"preset": "voc12_deit_s", "key": stages.stage_key({"seed": seed}, "", [])}
-        for name, content in (("manifest", manifest), ("params", {"seed": seed}), ("metrics", [record | {"value": value}])):
+        metrics = [record | {"value": value}]
+        for name, content in (("manifest", manifest), ("params", {"seed": seed}), ("metrics", metrics)):
             (folder / f"{name}.json").write_text(json.dumps(content))
     assert tables.published_results(tmp_path.iterdir())["val, measured"].dropna().tolist() == [72.0]
 

@@ -93,7 +93,7 @@ def data_fingerprint(values):
 
 
 def remove(folder):
-    """Take a folder away in one step, whatever happens next, then delete it and what killed processes left of others."""
+    """Take a folder away in one step, whatever happens next, then delete it, with what killed processes left of it."""
     folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.gone"))
     for gone in folder.parent.glob(f".{folder.name}.*.gone"):
         shutil.rmtree(gone, ignore_errors=True)

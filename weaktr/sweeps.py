@@ -155,7 +155,8 @@ def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_run
     folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
     total = 0.0
     for one, stage in to_compute(runs).values():
-        made = [manifest for folder in folders if "seconds" in (manifest := read_json(folder / stage / "manifest.json"))]
+        manifests = [read_json(folder / stage / "manifest.json") for folder in folders]
+        made = [manifest for manifest in manifests if "seconds" in manifest]
         alike = [manifest for manifest in made if manifest.get("preset") == one.sweep.preset]
         total += float(np.median([manifest["seconds"] for manifest in alike or made] or [np.nan]))
     return total

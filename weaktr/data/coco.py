@@ -94,8 +94,9 @@ class COCO(VOC):
         present = set(np.unique(mask).tolist()) - {0, VOID}
         annotated = self._annotated.get(image_id, present)
         # where all ids of an image happen to be used in both numberings, its annotations tell which one the mask has
-        other = not present <= annotated and present <= set(range(1, 81)) and {USED[i - 1] for i in present} <= annotated
-        if strange := sorted(present & set(UNUSED)) or (other and sorted(present - annotated)):
+        lacked = sorted(present - annotated)
+        other = lacked and max(present) <= len(USED) and {USED[i - 1] for i in present} <= annotated
+        if strange := sorted(present & set(UNUSED)) or (other and lacked):
             reason = "its annotations lack" if other else "COCO's 91 ids leave unused"
             raise DataError(
                 f"mask {path} holds {strange[0]}, which {reason}: these masks number the 80 classes without gaps; "

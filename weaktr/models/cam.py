@@ -98,8 +98,8 @@ def create_cam_model(
     num_classes: C foreground classes. image_size: training size in pixels. fusion: "adaptive", "mean", "random",
     "learned" or "last-k"; pool: "max" or "avg"; reduction, feat_reduction: the r of steps 4 and 3 of METHOD's fusion.
     weights: a local file instead of timm's download. keep_maps: True holds every attention map in memory, False makes
-    them anew where they are needed, None keeps up to 1,024 tokens (1,408 without gradients); results are the same. Raises
-    UserError for an unfit backbone or missing weights, ValueError for an unknown variant.
+    them anew where they are needed, None keeps up to 1,024 tokens, and 1,408 without gradients; results are the same.
+    Raises UserError for an unfit backbone or missing weights, ValueError for an unknown variant.
     """
     skipped = ("pretrained", "weights", "drop_path", "keep_maps")
     config = {name: value for name, value in locals().items() if name not in (*skipped, "skipped")}
