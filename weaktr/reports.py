@@ -12,7 +12,7 @@ import pandas as pd
 from .errors import UserError
 from .files import atomic, read_json
 from .runs import short
-from .stages import resolve, results_table, stale
+from .stages import resolve, results_rows, stale
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -21,9 +21,10 @@ body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem au
 h1, h2, h3 {{ line-height: 1.2 }} img {{ max-width: 100% }} a {{ color: #0072b2 }}
 pre {{ background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .82rem; line-height: 1.4 }}
 table {{ border-collapse: collapse; font-size: .88rem }} td, th {{ padding: .15rem .6rem; text-align: right }}
-thead {{ border-bottom: 1px solid #888 }} nav a {{ margin-right: 1rem }} .prompt, .anchor-link {{ display: none }}
+thead {{ border-bottom: 1px solid #888 }} .results td, .results th {{ text-align: left }}
+nav a {{ margin-right: 1rem }} .prompt, .anchor-link {{ display: none }}
 section {{ border-top: 3px solid #0072b2; margin-top: 3rem }}
-</style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2><pre>{results}</pre><p>{left_out}</p>
+</style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2>{results}<p>{left_out}</p>
 {sections}</body></html>
 """
 
@@ -47,9 +48,11 @@ def finished_stages(run_folder):
 def report(run_folder):
     """Write report.html into a run's folder: results on top, then every executed notebook → its path."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     stages, left_out = finished_stages(run_folder)
     exporter = HTMLExporter(template_name="basic")
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of progress in one block
     records = [record for stage in stages for record in read_json(stage / "metrics.json")]
     sections = [
         f'<section id="{stage.name}">{exporter.from_filename(str(stage / "notebook.ipynb"))[0]}</section>'
@@ -61,12 +64,20 @@ def report(run_folder):
         page = PAGE.format(
             title=html.escape(f"weaktr · {folder.name}"),
             links="".join(f'<a href="#{stage.name}">{stage.name}</a>' for stage in stages),
-            results=html.escape(results_table(records)),
+            results=_table(results_rows(records)),
             left_out=html.escape(left_out),
             sections="".join(sections),
         )
         aside.write_text(page, encoding="utf-8")
     return folder / "report.html"
+
+
+def _table(rows):
+    """Rows of texts, the head first → an HTML table."""
+    head, *body = ([html.escape(text) for text in row] for row in rows)
+    head = "".join(f"<th>{text}</th>" for text in head)
+    lines = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in row)}</tr>" for row in body)
+    return f'<table class="results"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def compare(run_folders):

@@ -271,7 +271,12 @@ class Progress:
 
 
 def results_table(records):
-    """Metrics records as a plain text table; rows in which pixel masks had a part are marked `oracle`."""
+    """Metrics records as a plain text table, see `results_rows`."""
+    return aligned(results_rows(records))
+
+
+def results_rows(records):
+    """Metrics records as rows of texts, the head first; those in which pixel masks had a part are marked `oracle`."""
     rows = [("stage", "list (size)", "threshold (from)", "scales", "CRF", "metric", "value", "")]
     for record in records:
         threshold = "–" if record["threshold"] is None else f"{record['threshold']:.3g} ({record['threshold_from']})"
@@ -289,7 +294,7 @@ def results_table(records):
                 " · ".join(["oracle"] * bool(record["oracle"]) + ([f"published {published}"] if published else [])),
             )
         )
-    return aligned(rows)
+    return rows
 
 
 def aligned(rows):
