@@ -221,7 +221,7 @@ def test_mirroring_a_view_and_back_changes_nothing(seed, height, width, out_heig
 
 
 def test_windows_of_all_views_share_batches(monkeypatch):
-    monkeypatch.setattr(inference, "WINDOWS_AT_ONCE", 4)
+    monkeypatch.setattr(inference, "WINDOW_PIXELS_AT_ONCE", 4 * 8**2 + 5)
     model, batches = PixelModel(window=8), []
     model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     views = [torch.randn(3, 8, 20), torch.randn(3, 6, 6), torch.randn(3, 16, 16)]

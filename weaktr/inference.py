@@ -11,7 +11,8 @@ from .cams import enlarge
 from .crf import refine_probabilities
 from .models.cam import cam_variant
 
-WINDOWS_AT_ONCE = 16
+WINDOW_PIXELS_AT_ONCE = 2**19  # in a batch on a CPU: 56 windows of 96 pixels, 2 of 480
+WINDOWS_AT_ONCE = 16  # at least, on a GPU
 
 
 def normalise(pixels, mean, std):
@@ -104,9 +105,10 @@ def at_least(view, side):
 
 
 def window_logits(model, crops):
-    """Yields the logits (K,window,window) of equal crops (3,window,window), taking WINDOWS_AT_ONCE to the model."""
-    for first in range(0, len(crops), WINDOWS_AT_ONCE):
-        yield from model(torch.stack(crops[first : first + WINDOWS_AT_ONCE])).float()
+    """Yields the logits (K,window,window) of equal crops (3,window,window), taking several at once to the model."""
+    at_once = max(WINDOW_PIXELS_AT_ONCE // crops[0][0].numel(), WINDOWS_AT_ONCE if crops[0].is_cuda else 1)
+    for first in range(0, len(crops), at_once):
+        yield from model(torch.stack(crops[first : first + at_once])).float()
 
 
 @torch.inference_mode()

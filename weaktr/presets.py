@@ -34,7 +34,7 @@ def demo_small():
     """The demo at a quarter of its size, for sweeps of many runs.
 
     Cost: 3 minutes on two CPU cores; a sweep shares most of it between its runs.
-    Expected: 53 % mIoU on val.
+    Expected: 58.0 ± 4.3 % mIoU on val over three seeds.
     Command: python -m weaktr sweep sweeps/demo/*.toml
     """
     return {
