@@ -2,12 +2,18 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 FOLDER_TABLE = "image,labels,split\na b/Ünder.png,cat;dog,train\na b/two.jpg,dog,train\nthree.png,,val\n"
+
+
+def pytest_configure():
+    """A shell's background job ignores Ctrl-C, and so would the processes in which tests press it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
