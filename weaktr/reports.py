@@ -54,6 +54,9 @@ def report(run_folder):
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of progress in one block
     records = [record for stage in stages for record in read_json(stage / "metrics.json")]
+    head, *rows = results_rows(records)
+    with pd.option_context("display.max_colwidth", None):
+        results = pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
     sections = [
         f'<section id="{stage.name}">{exporter.from_filename(str(stage / "notebook.ipynb"))[0]}</section>'
         for stage in stages
@@ -64,20 +67,12 @@ def report(run_folder):
         page = PAGE.format(
             title=html.escape(f"weaktr · {folder.name}"),
             links="".join(f'<a href="#{stage.name}">{stage.name}</a>' for stage in stages),
-            results=_table(results_rows(records)),
+            results=results,
             left_out=html.escape(left_out),
             sections="".join(sections),
         )
         aside.write_text(page, encoding="utf-8")
     return folder / "report.html"
-
-
-def _table(rows):
-    """Rows of texts, the head first → an HTML table."""
-    head, *body = ([html.escape(text) for text in row] for row in rows)
-    head = "".join(f"<th>{text}</th>" for text in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in row)}</tr>" for row in body)
-    return f'<table class="results"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def compare(run_folders):

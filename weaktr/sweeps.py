@@ -153,12 +153,13 @@ def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_run
     """Seconds that the missing stages will take, one after the other, from finished ones of the same name, of the same
     preset where there are some; NaN where a stage was never finished."""
     folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
-    total = 0.0
-    for one, stage in to_compute(runs).values():
-        manifests = [read_json(folder / stage / "manifest.json") for folder in folders]
-        made = [manifest for manifest in manifests if "seconds" in manifest]
-        alike = [manifest for manifest in made if manifest.get("preset") == one.sweep.preset]
-        total += float(np.median([manifest["seconds"] for manifest in alike or made] or [np.nan]))
+    wanted, total = to_compute(runs).values(), 0.0
+    stages = {stage for _, stage in wanted}
+    made = {stage: [read_json(folder / stage / "manifest.json") for folder in folders] for stage in stages}
+    for one, stage in wanted:
+        finished = [manifest for manifest in made[stage] if "seconds" in manifest]
+        alike = [manifest for manifest in finished if manifest.get("preset") == one.sweep.preset]
+        total += float(np.median([manifest["seconds"] for manifest in alike or finished] or [np.nan]))
     return total
 
 
