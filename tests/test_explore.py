@@ -1,6 +1,7 @@
 """Explorers: one figure in batch, live controls for a person."""
 
 import pytest
+from IPython.display import Image
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -35,11 +36,13 @@ def controls(box):
 def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
     monkeypatch.setenv("WEAKTR_RUNNER", "notebooks")
     monkeypatch.setattr("ipywidgets.VBox", None)
-    assert isinstance(explore.interactive(render, image=["a", "b"], threshold=[0.4, 0.1]), Figure)
-    assert isinstance(explore.cam_explorer({"a": ["cat", "owl"]}, render, [0.4, 0.1]), Figure)
-    assert isinstance(explore.head_explorer(["a"], 8, 3, render), Figure)
-    assert isinstance(explore.clipping_explorer([0, 100], ["a"], render), Figure)
-    assert render.calls == [("a", 0.4), ("a", "cat", 0.4), ("a", 0, 0), (0, "a")]
+    shown = [
+        explore.interactive(render, image=["a", "b"], threshold=[0.4, 0.1]),
+        explore.cam_explorer({"a": ["cat", "owl"]}, render, [0.4, 0.1]),
+        explore.head_explorer(["a"], 8, 3, render),
+    ]
+    assert all(isinstance(picture, Image) and picture.data.startswith(b"\x89PNG") for picture in shown)
+    assert render.calls == [("a", 0.4), ("a", "cat", 0.4), ("a", 0, 0)]
 
 
 def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
@@ -57,8 +60,7 @@ def test_shells_pass_their_arguments_in_order(person, render):
     assert [label for label, _ in moving["cam"].options] == ["a · cat", "b · owl", "b · pig"]
     moving["cam"].value = ("b", "pig")
     controls(explore.head_explorer(["a"], 8, 3, render))["layer"].value = 7
-    controls(explore.clipping_explorer([0, 100], ["a", "b"], render))["iteration"].value = 100
-    assert render.calls[1] == ("b", "pig", 0.3) and render.calls[3] == ("a", 7, 0) and render.calls[5] == (100, "a")
+    assert render.calls[1] == ("b", "pig", 0.3) and render.calls[3] == ("a", 7, 0)
 
 
 def test_figures_are_closed_after_drawing(person):

@@ -253,7 +253,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
     assert states == {"low-seed1": "done", "low-seed2": "done", "high-seed1": "done", "high-seed2": "failed"}
     told = json.loads((place / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
     assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
-    table, found = sweep_results.write_results(read(place), place / "notebooks")
+    table, found, _ = sweep_results.write_results(read(place), place / "notebooks")
     assert len(table) == 3 and found.set_index("variant")["runs"].to_dict() == {"low": 2, "high": 1}
     assert found.set_index("variant").loc["high", "seeds"] == 1, "only the seed that both have is compared"
     (place / "fail").unlink()
@@ -359,11 +359,17 @@ def test_threads_are_divided(place, monkeypatch):
 def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
     go(place)
     sweep = read(place)
-    table, found = sweep_results.write_results(sweep, place / "notebooks")
-    assert len(table) == 4 and set(table["list_size"]) == {12}
+    table, found, manifests = sweep_results.write_results(sweep, place / "notebooks")
+    assert len(table) == 4 and set(table["list_size"]) == {12} and len(manifests) == 8
+    kept = manifests.set_index(["run", "stage"])
     for row in table.itertuples():
         manifest = json.loads((place / "runs" / row.run / row.stage / "manifest.json").read_text())
         assert manifest["key"] == row.key and manifest["git"]["commit"] == row.commit and manifest["seed"] == row.seed
+        one = kept.loc[(row.run, row.stage)]
+        assert (one["key"], one["git.commit"], one["seed"], one["start"]) == (
+            row.key, row.commit, row.seed, manifest["start"],
+        )  # fmt: skip
+        assert kept.loc[(row.run, "01_first"), "parameters.seed"] == row.seed
     low, high = (table[table["variant"] == name]["value"].to_numpy() for name in ("low", "high"))
     rows = found.set_index("variant")
     assert rows.loc["low", "mean"] == pytest.approx(low.mean()) and rows.loc["low", "std"] == pytest.approx(
@@ -380,15 +386,16 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
 
 def test_results_are_read_back_where_the_runs_are_gone(place):
     sweep = read(place)
-    assert sweep_results.load(sweep, place, place / "notebooks")[2] == "no finished run"
+    assert sweep_results.load(sweep, place, place / "notebooks")[3] == "no finished run"
     go(place)
     made = sweep_results.load(sweep, place, place / "notebooks")
-    assert made[2] == "4 finished runs"
-    for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary"), made):
+    assert made[3] == "4 finished runs"
+    for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs"), made):
         frame.to_csv(place / f"06_{name}.csv", index=False)
     shutil.rmtree(sweep.folder)
-    table, found, source = sweep_results.load(sweep, place, place / "notebooks")
+    table, found, manifests, source = sweep_results.load(sweep, place, place / "notebooks")
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
+    assert set(table["key"]) <= set(manifests["key"])
     assert found["is_baseline"].tolist() == [True, False]
 
 

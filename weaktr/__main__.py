@@ -130,7 +130,7 @@ def _sweep(options):
         sweeps.run_sweeps(planned, pool, jobs, show=show)
     for sweep in files:
         try:
-            _, found = sweep_results.write_results(sweep)
+            _, found, _ = sweep_results.write_results(sweep)
             print(f"\n{sweep.title} · {sweep.folder}\n{sweep_results.text(found)}", flush=True)
         except RunError as error:  # the other sweeps' tables are written all the same
             print(f"\n{sweep.title} · {sweep.folder}\nno table: {error}", flush=True)

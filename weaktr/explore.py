@@ -18,13 +18,13 @@ def interactive(function, **choices):
 
     `function(**values)` returns a matplotlib Figure; `choices` gives for each of its arguments a sequence of values
     or a dict {label: value}. The first is where it starts. Numbers become a slider, in ascending order; all else
-    becomes a drop-down list. Errors of `function` show where the figure would. In batch: returns the first figure;
-    else an ipywidgets box. Raises ValueError for an argument without a choice.
+    becomes a drop-down list. Errors of `function` show where the figure would. In batch: returns the first figure as a
+    picture; else an ipywidgets box. Raises ValueError for an argument without a choice.
     """
     options = {name: _options(name, values) for name, values in choices.items()}
     first = {name: pairs[0][1] for name, pairs in options.items()}
     if not stages.interactive():
-        return function(**first)
+        return _picture(function(**first))
 
     import ipywidgets as widgets
     from IPython.display import display
@@ -59,11 +59,6 @@ def head_explorer(image_ids, layers, heads, render):
     """Attention of one head: `render(image_id, layer, head)`, counted from 0, returns the Figure."""
     numbers = {"layer": {f"{i + 1}": i for i in range(layers)}, "head": {f"{i + 1}": i for i in range(heads)}}
     return interactive(render, image_id=image_ids, **numbers)
-
-
-def clipping_explorer(iterations, image_ids, render):
-    """Clipped pixels over training: `render(iteration, image_id)` returns the Figure."""
-    return interactive(render, iteration=iterations, image_id=image_ids)
 
 
 def _options(name, values):

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from .plots import list_rows
 from .plots_dense import BLACK, BLUE, COLUMN, GREEN, ORANGE, VERMILLION, WIDTH, style
-from .statistics import runs_in_words
+from .statistics import runs_in_words, variant_in_words
 
 SUPERVISION = {  # what a method is given besides image labels → colour, marker
     "image labels only": (BLUE, "o"),
@@ -44,7 +44,8 @@ def sweep(found, table, title, width=WIDTH):
     if len(base) == 1:
         ax.axvline(base["mean"].iloc[0], color="0.45", linestyle="--", linewidth=1, zorder=1)
     spreads = [f" ± {std:.1f}" if np.isfinite(std) else "" for std in rows["std"]]
-    list_rows(ax, rows[name], [f"{mean:.1f}{spread}" for mean, spread in zip(rows["mean"], spreads)])
+    means = [f"{mean:.1f}{spread}" for mean, spread in zip(rows["mean"], spreads)]
+    list_rows(ax, rows[name].map(variant_in_words), means)
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
     oracle = " · oracle" if rows["oracle"].any() else ""

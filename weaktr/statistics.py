@@ -5,6 +5,7 @@ there are several seeds they are resampled too, so that an interval covers anoth
 Compared variants are resampled together: the same images and the same seeds on both sides.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -77,10 +78,18 @@ def runs_in_words(numbers):
     return f"{few if few == many else f'{few}–{many}'} run{'s' if many > 1 else ''}, a seed each"
 
 
+def variant_in_words(variant):
+    """The name of a variant, which is a folder's, for people: "cam_scales=0.8_1.0" → "cam scales 0.8, 1.0"."""
+    words = re.sub(r"[ ,](?=\w+=)|(?<=\d)_(?=\d)", ", ", variant)
+    return words.replace("=", " ").replace("_", " ")
+
+
 def verdict(found, name, baseline):
     """What a difference says, in a sentence computed from its numbers."""
+    name, baseline = variant_in_words(name), variant_in_words(baseline)
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "1 seed, so over images only"
-    numbers = f"{found.value:+.1f} points ({100 * LEVEL:.0f} % interval {found.low:+.1f} to {found.high:+.1f}, {seeds})"
+    interval = f"{100 * LEVEL:.0f} % interval {found.low:+.1f} to {found.high:+.1f}"
+    numbers = f"{found.value:+.1f} points ({interval}, {seeds})".replace("-", "−")
     if found.low <= 0 <= found.high:
         return f"{name} against {baseline}: {numbers}: no difference that could be told at this size."
     return f"{name} is {'better' if found.value > 0 else 'worse'} than {baseline}: {numbers}."

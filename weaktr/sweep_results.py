@@ -83,31 +83,45 @@ def _counts(sweep, rows):
     return found
 
 
+def manifests(sweep, table):
+    """Manifest and parameters of every stage behind `table`, from `results` → DataFrame, a row per run and stage."""
+    rows = []
+    for run in table["run"].unique():
+        for stage in sorted((sweep.folder.parent / run).glob("[0-9][0-9]_*")):
+            facts = read_json(stage / "manifest.json") | {"parameters": read_json(stage / "params.json")}
+            rows.append({"run": run} | facts)
+    return pd.json_normalize(rows)
+
+
 def write_results(sweep, notebooks=NOTEBOOKS):
-    """Write results.csv and summary.csv into the sweep's folder → both DataFrames."""
+    """Write results.csv, summary.csv and runs.csv into the sweep's folder → `results`, `summary` and `manifests`.
+
+    Where no run is finished all three are empty and nothing is written.
+    """
     table = results(sweep, notebooks)
-    found = summary(sweep, table) if len(table) else table
-    for name, frame in (("results", table), ("summary", found)) if len(table) else ():
+    if not len(table):
+        return table, table, table
+    made = table, summary(sweep, table), manifests(sweep, table)
+    for name, frame in zip(("results", "summary", "runs"), made, strict=True):
         with atomic(sweep.folder / f"{name}.csv") as aside:
             frame.to_csv(aside, index=False)
-    return table, found
+    return made
 
 
 def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
-    """results.csv and summary.csv of a sweep, made anew from its runs → both DataFrames and where they come from.
+    """What `write_results` gives, made anew from the runs of a sweep, and where it comes from.
 
-    Where no run is finished they are read from the folder `otherwise`, such as figures/, which holds
-    06_sweep_<sweep>.csv and 06_<sweep>_summary.csv of an earlier time; empty DataFrames where it does not.
+    Where no run is finished it is read from the folder `otherwise`, such as figures/, which holds 06_sweep_<sweep>.csv,
+    06_<sweep>_summary.csv and 06_<sweep>_runs.csv of an earlier time; empty DataFrames where it does not.
     """
-    empty = (pd.DataFrame(), pd.DataFrame())
-    table, found = write_results(sweep, notebooks) if sweep.folder.is_dir() else empty
-    if len(table):
-        return table, found, f"{len(table[['variant', 'seed']].drop_duplicates())} finished runs"
-    names = (f"06_sweep_{sweep.name}.csv", f"06_{sweep.name}_summary.csv")
+    made = write_results(sweep, notebooks) if sweep.folder.is_dir() else [pd.DataFrame()] * 3
+    if len(made[0]):
+        return *made, f"{len(made[0][['variant', 'seed']].drop_duplicates())} finished runs"
+    names = (f"06_sweep_{sweep.name}.csv", f"06_{sweep.name}_summary.csv", f"06_{sweep.name}_runs.csv")
     paths = [Path(otherwise) / name for name in names] if otherwise else []
     if paths and all(path.is_file() for path in paths):
         return *map(pd.read_csv, paths), "the committed reference"
-    return table, found, "no finished run"
+    return *made, "no finished run"
 
 
 def text(found):

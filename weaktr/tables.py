@@ -59,7 +59,7 @@ def summary_table(found):
         spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
         rows.append(
             {
-                "variant": row.variant,
+                "variant": statistics.variant_in_words(row.variant),
                 "measure": row.measure + (" (oracle)" if row.oracle else ""),
                 "runs": row.runs,
                 "mIoU (%)": f"{row.mean:.1f}{spread}",
@@ -74,7 +74,7 @@ def summary_table(found):
 
 def caption(sweep, found):
     """What a reader of a sweep's table has to know. found: from `sweep_results.summary`."""
-    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else sweep.baseline
+    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else statistics.variant_in_words(sweep.baseline)
     return (
         f"{sweep.title}: mIoU, mean ± standard deviation ({statistics.runs_in_words(found['runs'])}), 95 % bootstrap "
         f"interval over images and seeds. Differences are from “{base}”, on the same images and seeds."

@@ -85,16 +85,8 @@ def train_cam(
     if checkpoint not in CHECKPOINTS:
         raise ParameterError(f"checkpoint {checkpoint!r} is unknown; one of {', '.join(CHECKPOINTS)}")
     device = next(model.parameters()).device
-    samples = CamSamples(
-        dataset,
-        train_list,
-        model.config["image_size"],
-        model.mean,
-        model.std,
-        augmentation=augmentation,
-        min_crop=min_crop,
-        seed=seed,
-    )
+    size, views = model.config["image_size"], {"augmentation": augmentation, "min_crop": min_crop, "seed": seed}
+    samples = CamSamples(dataset, train_list, size, model.mean, model.std, **views)
     if len(samples) < batch_size:
         raise ParameterError(
             f"list {train_list} has {len(samples)} images, fewer than batch size {batch_size}; lower it"

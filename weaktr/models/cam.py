@@ -108,20 +108,9 @@ def create_cam_model(
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
     if pretrained:
         load_pretrained(vit, pretrained_state(backbone, weights), "bicubic")
-    heads = vit.blocks[0].attn.num_heads
-    model = CamModel(
-        CamEncoder(vit, num_classes, keep_maps),
-        AttentionFusion(
-            len(vit.blocks),
-            heads,
-            vit.embed_dim,
-            variant=fusion,
-            pool=pool,
-            reduction=reduction,
-            feat_reduction=feat_reduction,
-            last_k=last_k,
-        ),
-    )
+    sizes = len(vit.blocks), vit.blocks[0].attn.num_heads, vit.embed_dim
+    options = {"pool": pool, "reduction": reduction, "feat_reduction": feat_reduction, "last_k": last_k}
+    model = CamModel(CamEncoder(vit, num_classes, keep_maps), AttentionFusion(*sizes, variant=fusion, **options))
     model.config = {"step": "cam"} | config
     model.mean, model.std = normalisation(backbone)
     return model
