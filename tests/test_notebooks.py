@@ -113,7 +113,7 @@ def test_ablations_are_drawn_from_the_committed_results(smoke):
     records = json.loads((folder / "metrics.json").read_text())
     assert len(records) == 8 and all(record["value"] > 30 for record in records)
     text = (folder / "notebook.ipynb").read_text()
-    assert "fused CAM is better than coarse CAM" in text
+    assert "refined coarse CAM is better than coarse CAM" in text
 
 
 def test_the_pipeline_does_not_run_the_ablations(smoke):

@@ -90,7 +90,7 @@ def manifests(sweep, table):
         for stage in sorted((sweep.folder.parent / run).glob("[0-9][0-9]_*")):
             facts = read_json(stage / "manifest.json") | {"parameters": read_json(stage / "params.json")}
             rows.append({"run": run} | facts)
-    return pd.json_normalize(rows)
+    return pd.json_normalize(rows).convert_dtypes()  # whole numbers stay whole beside stages that lack them
 
 
 def write_results(sweep, notebooks=NOTEBOOKS):
