@@ -20,6 +20,11 @@ SUPERVISION = {  # what a method is given besides image labels → colour, marke
 }
 
 
+def main_rows(found):
+    """What a sweep's figure shows of its summary: every measure of a sweep of one variant, else the first measure."""
+    return found[found["by_measure"] | (found["measure"] == found["measure"].iloc[0])]
+
+
 @style()
 def sweep(found, table, title, width=WIDTH):
     """The variants of a sweep: DataFrames of `sweep_results.summary` (one row a variant or measure) and `results`.
@@ -29,7 +34,7 @@ def sweep(found, table, title, width=WIDTH):
     """
     by_measure = bool(found["by_measure"].iloc[0])
     name = "measure" if by_measure else "variant"
-    rows = found if by_measure else found[found["measure"] == found["measure"].iloc[0]]
+    rows = main_rows(found)
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
     figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width > COLUMN else 2.0)))
     ax = figure.subplots()
