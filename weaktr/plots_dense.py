@@ -237,7 +237,7 @@ def attention_gallery(image, maps, weights, class_name, first=(0, 0)):
     )
     figure.get_layout_engine().set(w_pad=0.025, h_pad=0.02, wspace=0, hspace=0)
     cells = figure.add_gridspec(heads, layers + 2)
-    norm, colours = Normalize(weights.min(), weights.max() + 1e-6), mpl.colormaps["cividis"]
+    norm, colours = Normalize(0, max(1, weights.max())), mpl.colormaps["cividis"]
     tiles = np.array([[figure.add_subplot(cells[head, 2 + layer]) for head in range(heads)] for layer in range(layers)])
     for (layer, head), ax in np.ndenumerate(tiles):
         weight = weights[layer, head]
