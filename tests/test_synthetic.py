@@ -1,5 +1,6 @@
 """The embedded data set: drawn the same everywhere, in VOC's layout, with the two difficulties it is there for."""
 
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from weaktr import pretrain
 from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
-from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, FAVOURITE, render_scene, write_scene
+from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, COUNTS, FAVOURITE, FUR, render_scene, write_scene
 from weaktr.errors import DataError
 from weaktr.models import create_cam_model
 
@@ -29,16 +30,16 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def scenes():
-    """300 scenes with what went into them: background, and per object its (texture, colours)."""
+    """300 scenes with what went into them: background, and per object its (texture, first and second colour)."""
     drawn, backgrounds, cloths = [], [], []
 
     def background(rng, kind, *size):
         backgrounds.append(str(kind))
         return drawing.draw_background(rng, kind, *size)
 
-    def texture(rng, kind, height, width, colours):
-        cloths.append((str(kind), tuple(colours.ravel().astype(int))))
-        return draw_texture(rng, kind, height, width, colours)
+    def texture(rng, kind, height, width, colours, periods):
+        cloths.append((str(kind), *colours))
+        return draw_texture(rng, kind, height, width, colours, periods)
 
     draw_texture = drawing.draw_texture
     with pytest.MonkeyPatch.context() as patch:
@@ -126,7 +127,7 @@ def test_annotations_name_what_the_mask_shows(tiny_dataset):
 def test_one_to_three_different_objects_all_well_visible(scenes):
     counts = np.bincount([len(names) for _, _, names, _, _ in scenes], minlength=4)
     assert counts[0] == 0 and len(counts) == 4
-    assert np.abs(counts[1:] / len(scenes) - (0.45, 0.35, 0.2)).max() < 0.1
+    assert np.abs(counts[1:] / len(scenes) - COUNTS).max() < 0.1
     for image, instances, names, _, _ in scenes:
         assert image.dtype == np.uint8 and image.shape == (*instances.shape, 3)
         assert len(set(names)) == len(names)
@@ -158,20 +159,36 @@ def test_four_classes_stand_on_their_own_background(scenes):
     assert max(shares) < 0.3 and min(shares) > 0.05
 
 
-def test_clothes_hint_at_the_class_but_are_not_certain(scenes):
-    """Favourite clothes are worn FAVOURITE of the time, and by chance besides; everyone wears others too."""
+def test_fur_hints_at_the_class_but_is_not_certain(scenes):
+    """The favourite fur is had FAVOURITE of the time, and by chance besides; everyone has others too."""
     hits = []
     for name, (_, _, texture, colours) in ANIMALS.items():
-        pairs = {tuple(drawing.CLOTHES[colours][order].ravel().astype(int)) for order in ([0, 1], [1, 0])}
-        worn = [
-            cloth[0] == texture and cloth[1] in pairs
+        owned = [
+            cloth[0] == texture and any((cloth[1] == colour).all() for colour in drawing.CLOTHES[colours])
             for _, _, names, _, cloths in scenes
             for other, cloth in zip(names, cloths)
             if other == name
         ]
-        assert 0.4 < np.mean(worn) < 0.95, name
-        hits += worn
+        assert 0.4 < np.mean(owned) < 0.99, name
+        hits += owned
     assert abs(np.mean(hits) - FAVOURITE) < 0.06
+
+
+def test_the_two_colours_of_a_fur_are_near_each_other(scenes):
+    whole = {tuple(pair[i]): np.abs(pair[0] - pair[1]).sum() for pair in drawing.CLOTHES for i in (0, 1)}
+    for *_, cloths in scenes:
+        for _, first, second in cloths:
+            assert np.abs(first - second).sum() == pytest.approx(FUR["contrast"] * whole[tuple(first)])
+
+
+def test_no_face_is_far_from_its_fur_in_colour():
+    """A patch that is like no other attends to itself alone, and no refinement spreads its CAM."""
+    grey = np.full(3, 128.0)
+    for name in CLASSES:
+        brush = Mock()
+        drawing.draw_head(brush, name, 0.0, 0.0, 1.0, grey)
+        fills = np.array([call.args[4] for call in brush.ellipse.call_args_list])
+        assert 30 < np.abs(fills - grey).max() <= drawing.FACE_CONTRAST * 128, name
 
 
 def test_every_body_shape_is_worn_by_at_least_two_classes():

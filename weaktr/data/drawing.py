@@ -9,6 +9,7 @@ SUPERSAMPLING = 2  # shapes are drawn at this multiple of the final size
 BACKGROUNDS = ("meadow", "snow", "desert", "forest", "barn", "sea")
 BODIES = ("standing", "sitting", "perched", "block", "long", "fish")
 TEXTURES = ("plain", "stripes", "hoops", "dots", "checks", "patches")
+FACE_CONTRAST = 0.4  # 0: a face of fur alone, 1: snow-white muzzles and black eyes
 
 # RGB pairs for bodies, cushions and balls: none of them belongs to a class
 CLOTHES = np.array(
@@ -72,9 +73,12 @@ def draw_background(rng, kind, height, width):
     return (sky * (1 - edge) + ground * edge) * rng.uniform(0.85, 1.08)
 
 
-def draw_texture(rng, kind, height, width, colours):
-    """A cloth of two colours (height, width, 3) in one of `TEXTURES`, turned at random, with soft folds."""
-    angle, period = rng.uniform(0, np.pi), rng.uniform(11, 17)
+def draw_texture(rng, kind, height, width, colours, periods):
+    """A cloth of two colours (height, width, 3) in one of `TEXTURES`, turned at random, with soft folds.
+
+    periods: (least, most) pixels from stripe to stripe.
+    """
+    angle, period = rng.uniform(0, np.pi), rng.uniform(*periods)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     u, v = (np.cos(angle) * x + np.sin(angle) * y) / period, (np.cos(angle) * y - np.sin(angle) * x) / period
     if kind == "plain":
@@ -88,7 +92,7 @@ def draw_texture(rng, kind, height, width, colours):
     elif kind == "checks":
         share = ((np.floor(u * 1.4) + np.floor(v * 1.4)) % 2).astype(float)
     else:  # patches
-        share = (smooth_noise(rng, height, width, 9) > 0.15).astype(float)
+        share = (smooth_noise(rng, height, width, 126 / np.mean(periods)) > 0.15).astype(float)
     return blend(*colours, share) * (1 + 0.12 * smooth_noise(rng, height, width, 8))[..., None]
 
 
@@ -164,10 +168,16 @@ def draw_body(brush, shape, cloth, trim):
     return 0.66, 0.0
 
 
-def draw_head(brush, name, x, y, r):
-    """Draw the head of class `name`, of radius `r`, at (x, y)."""
+def draw_head(brush, name, x, y, r, fur):
+    """Draw the head of class `name`, of radius `r`, at (x, y), in the colour of the animal's fur.
+
+    But for a beak, nothing in a face is far from the fur in colour: a patch that is like no other attends to itself
+    alone, outshines the animal in its CAM, and no refinement spreads it.
+    """
+    dark = fur * 0.72
 
     def dot(dx, dy, rx, ry, fill, lean=0.0):
+        fill = fur + FACE_CONTRAST * (np.asarray(fill) - fur)
         brush.ellipse(x + dx * r, y + dy * r, rx * r, ry * r, fill, lean=lean)
 
     def eyes(spread=0.36, height=-0.12, size=0.13, white=False):
@@ -178,70 +188,63 @@ def draw_head(brush, name, x, y, r):
 
     if name == "cat":
         for side in (-1, 1):
-            brush.polygon(
-                [(x + side * a * r, y + b * r) for a, b in ((0.15, -0.7), (0.95, -1.3), (0.98, -0.1))], (226, 132, 52)
-            )
-        dot(0, 0, 1.0, 0.88, (240, 152, 66))
-        dot(0, 0.36, 0.46, 0.34, (255, 240, 222))
+            brush.polygon([(x + side * p * r, y + q * r) for p, q in ((0.1, -0.7), (1.0, -1.45), (1.05, -0.1))], dark)
+        dot(0, 0, 1.0, 0.88, fur)
+        dot(0, 0.32, 0.56, 0.42, (255, 226, 190))
+        dot(0, 0.2, 0.16, 0.12, (226, 90, 40))
         eyes()
     elif name == "rabbit":
         for side in (-0.42, 0.42):
-            dot(side, -1.25, 0.27, 0.8, (238, 236, 238), lean=side * 0.5)
-            dot(side, -1.2, 0.13, 0.55, (244, 170, 180), lean=side * 0.5)
-        dot(0, 0, 0.9, 0.86, (246, 244, 246))
-        dot(0, 0.28, 0.17, 0.12, (236, 110, 130))
+            dot(side, -1.25, 0.3, 0.85, fur, lean=side * 0.5)
+            dot(side, -1.2, 0.15, 0.55, (244, 150, 164), lean=side * 0.5)
+        dot(0, 0, 0.9, 0.86, fur)
+        dot(0, 0.34, 0.5, 0.36, (250, 248, 250))
+        dot(0, 0.22, 0.17, 0.12, (236, 90, 110))
         eyes()
     elif name == "lion":
         for t in np.arange(9) * 2 * np.pi / 9:
-            dot(0.78 * np.cos(t), 0.78 * np.sin(t), 0.46, 0.46, (140, 72, 30))
-        dot(0, 0, 0.82, 0.8, (244, 198, 96))
-        dot(0, 0.3, 0.24, 0.17, (90, 44, 24))
+            dot(0.8 * np.cos(t), 0.8 * np.sin(t), 0.46, 0.46, dark)
+        dot(0, 0, 0.78, 0.76, fur)
+        dot(0, 0.3, 0.26, 0.19, (90, 44, 24))
         eyes(0.32)
     elif name == "pig":
         for side in (-1, 1):
-            brush.polygon(
-                [(x + side * a * r, y + b * r) for a, b in ((0.3, -0.8), (1.0, -1.05), (0.9, -0.25))], (226, 110, 136)
-            )
-        dot(0, 0, 0.98, 0.9, (248, 158, 176))
-        dot(0, 0.28, 0.46, 0.34, (226, 104, 132))
-        for side in (-0.18, 0.18):
-            dot(side, 0.28, 0.09, 0.14, (120, 40, 60))
-        eyes(0.42, -0.24, 0.11)
+            brush.polygon([(x + side * p * r, y + q * r) for p, q in ((0.2, -0.8), (1.1, -1.15), (0.95, -0.15))], dark)
+        dot(0, 0, 0.98, 0.9, fur)
+        dot(0, 0.28, 0.58, 0.44, (248, 148, 170))
+        for side in (-0.22, 0.22):
+            dot(side, 0.28, 0.11, 0.17, (120, 40, 60))
+        eyes(0.42, -0.3, 0.11)
     elif name == "bear":
         for side in (-0.72, 0.72):
-            dot(side, -0.72, 0.4, 0.4, (74, 46, 32))
-        dot(0, 0, 1.0, 0.95, (98, 62, 42))
-        dot(0, 0.34, 0.5, 0.4, (196, 154, 112))
-        dot(0, 0.18, 0.19, 0.14, (24, 18, 18))
-        eyes(0.4, -0.2)
+            dot(side, -0.72, 0.44, 0.44, dark)
+        dot(0, 0, 1.0, 0.95, fur)
+        dot(0, 0.3, 0.62, 0.52, (98, 62, 42))
+        dot(0, 0.12, 0.22, 0.16, (24, 18, 18))
+        eyes(0.42, -0.28)
     elif name == "elephant":
-        for side in (-1.0, 1.0):
-            dot(side, -0.1, 0.66, 0.8, (122, 136, 156))
-            dot(side, -0.1, 0.4, 0.55, (206, 160, 172))
-        dot(0, 0, 0.8, 0.85, (146, 160, 180))
-        dot(0, 0.85, 0.25, 0.72, (130, 144, 164))
-        eyes(0.36, -0.2, 0.11)
+        for side in (-1.05, 1.05):
+            dot(side, -0.1, 0.68, 0.82, fur)
+            dot(side, -0.1, 0.4, 0.55, dark)
+        dot(0, 0, 0.8, 0.85, fur)
+        dot(0, 0.7, 0.3, 0.85, dark)
+        eyes(0.4, -0.25, 0.11)
     elif name == "owl":
         for side in (-1, 1):
-            brush.polygon(
-                [(x + side * a * r, y + b * r) for a, b in ((0.1, -0.75), (0.9, -1.2), (0.92, -0.2))], (84, 60, 84)
-            )
-        dot(0, 0, 1.0, 0.92, (112, 82, 110))
-        for side in (-0.42, 0.42):
-            dot(side, -0.1, 0.42, 0.42, (252, 226, 110))
-            dot(side, -0.1, 0.19, 0.19, (24, 24, 28))
-        brush.polygon([(x + a * r, y + b * r) for a, b in ((-0.18, 0.2), (0.18, 0.2), (0, 0.62))], (240, 150, 40))
+            brush.polygon([(x + side * p * r, y + q * r) for p, q in ((0.1, -0.75), (0.9, -1.2), (0.92, -0.2))], dark)
+        dot(0, 0, 1.0, 0.92, fur)
+        for side in (-0.45, 0.45):
+            dot(side, -0.1, 0.5, 0.5, (252, 226, 110))
+            dot(side, -0.1, 0.22, 0.22, (24, 24, 28))
+        brush.polygon([(x + p * r, y + q * r) for p, q in ((-0.2, 0.2), (0.2, 0.2), (0, 0.72))], (240, 150, 40))
     elif name == "parrot":
-        brush.polygon(
-            [(x + a * r, y + b * r) for a, b in ((-0.5, -0.7), (-0.75, -1.45), (0.1, -1.0), (0.5, -1.5), (0.5, -0.7))],
-            (250, 214, 60),
-        )
-        dot(0, 0, 0.92, 0.92, (40, 160, 72))
-        brush.polygon(
-            [(x + a * r, y + b * r) for a, b in ((0.45, -0.45), (1.45, 0.05), (1.15, 0.7), (0.45, 0.45))], (236, 70, 48)
-        )
-        dot(0.12, -0.18, 0.3, 0.3, (250, 250, 244))
-        dot(0.16, -0.18, 0.15, 0.15, (24, 24, 28))
+        crest = ((-0.55, -0.6), (-0.85, -1.5), (0.1, -1.05), (0.55, -1.6), (0.6, -0.6))
+        brush.polygon([(x + p * r, y + q * r) for p, q in crest], dark)
+        dot(0, 0, 0.92, 0.92, fur)
+        beak = ((0.35, -0.55), (1.5, 0.05), (1.2, 0.8), (0.35, 0.55))
+        brush.polygon([(x + p * r, y + q * r) for p, q in beak], (236, 70, 48))
+        dot(0.05, -0.2, 0.34, 0.34, (250, 250, 244))
+        dot(0.1, -0.2, 0.17, 0.17, (24, 24, 28))
     else:
         raise ValueError(f"there is no head named {name!r}")
 
@@ -269,11 +272,14 @@ def draw_distractor(rng, image, labels, cloth):
         brush.ellipse(0, 0, 0.3, 0.8, colours[1], lean=0.4)
 
 
-def random_cloth(rng, width, height, texture=None, colours=None):
-    """A texture image for a scene of (width, height), on the canvas, and a trim colour that goes with it."""
-    colours = CLOTHES[rng.integers(len(CLOTHES)) if colours is None else colours][rng.permutation(2)]
-    cloth = draw_texture(rng, texture or rng.choice(TEXTURES), height, width, colours)
-    return to_canvas(cloth), colours[0] * 0.72
+def random_cloth(rng, width, height, texture=None, colours=None, *, periods, contrast=1.0):
+    """A texture image for a scene of (width, height), on the canvas, and its first colour, RGB.
+
+    periods: as for `draw_texture`. contrast: of the two colours, as a share of what `CLOTHES` has.
+    """
+    first, second = CLOTHES[rng.integers(len(CLOTHES)) if colours is None else colours][rng.permutation(2)]
+    colours = np.stack([first, first + contrast * (second - first)])
+    return to_canvas(draw_texture(rng, texture or rng.choice(TEXTURES), height, width, colours, periods)), first
 
 
 def finish(rng, image):

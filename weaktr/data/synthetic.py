@@ -1,14 +1,15 @@
-"""The embedded data set: fancy-dress animals, written to disk in VOC12's own layout.
+"""The embedded data set: animals in patterned fur, written to disk in VOC12's own layout.
 
 Made so that the two difficulties of weak supervision are there, and known:
 
-* **A class is told by a part.** Two classes share each body shape. Each has favourite clothes, but once in ten times
-  it wears any; only the head is certain. A plain CAM lights the part, a complete one the animal.
+* **A class is told by a part.** Two classes share each body shape. Each has a favourite fur, but once in ten times
+  it has any; only the head is certain. A plain CAM lights the part, a complete one the animal.
 * **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background
-  one time in three and else any, so the background is evidence for the class.
+  six times in ten and else any, so the background is evidence for the class.
 
-Headless cushions in the same textures, stones, bushes and balls are scattered about as distractors. Everything is
-drawn with PIL at twice the size and reduced; scene number `i` of a list depends on `(SEED, list, i)` alone.
+Headless cushions in textures like those of the furs, stones, bushes and balls are scattered about as distractors.
+Everything is drawn with PIL at twice the size and reduced; scene number `i` depends on `(SEED, i)`
+alone.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from .drawing import (
 from .images import write_label_png
 from .voc import VOC
 
-VERSION = 3
+VERSION = 4
 SEED = 504
 STAMP = "synthetic.json"  # beside the data: which version it is
 SIZES = ((128, 112), (112, 128), (120, 120), (128, 104))  # (width, height) in pixels
 MIN_VISIBLE = 0.45  # an animal hidden behind another to more than this share is drawn again elsewhere
 
-# class → (body shape, background it co-occurs with or None, favourite texture and colours)
+# class → (body shape, background it co-occurs with or None, texture and colours of its favourite fur)
 ANIMALS = {
     "bear": ("block", "snow", "stripes", 0),
     "cat": ("sitting", None, "dots", 3),
@@ -57,9 +58,10 @@ ANIMALS = {
     "rabbit": ("sitting", None, "stripes", 5),
 }
 CLASSES = tuple(ANIMALS)
-COUNTS = (0.5, 0.35, 0.15)  # shares of the scenes with one, two and three animals
-CO_OCCURRENCE = 0.35  # how often the first animal's own background is drawn for it, else any
-FAVOURITE = 0.9  # how often an animal wears its class' favourite clothes, else any
+COUNTS = (0.6, 0.3, 0.1)  # shares of the scenes with one, two and three animals
+CO_OCCURRENCE = 0.6  # how often the first animal's own background is drawn for it, else any
+FAVOURITE = 0.9  # how often an animal has its class' favourite fur, else any
+FUR = {"periods": (5.5, 8.5), "contrast": 0.4, "trim": 0.85}  # pixels, share, brightness of feet and tail
 
 
 # ── Scenes ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,7 +76,15 @@ def place(rng, count, width, height):
 
 
 def render_scene(
-    rng, animals=ANIMALS, draw_head=draw_head, counts=COUNTS, co_occurrence=CO_OCCURRENCE, favourite=FAVOURITE
+    rng,
+    animals=ANIMALS,
+    draw_head=draw_head,
+    counts=COUNTS,
+    co_occurrence=CO_OCCURRENCE,
+    favourite=FAVOURITE,
+    periods=FUR["periods"],
+    contrast=FUR["contrast"],
+    trim=FUR["trim"],
 ):
     """One scene: image (H, W, 3) uint8, instance map (H, W) uint8 (0 background, 1… animals), class names.
 
@@ -87,21 +97,22 @@ def render_scene(
         background = rng.choice(BACKGROUNDS)
     scene = to_canvas(draw_background(rng, background, height, width))
     for _ in range(rng.integers(0, 4)):
-        draw_distractor(rng, scene, Image.new("L", scene.size), random_cloth(rng, width, height)[0])
+        draw_distractor(rng, scene, Image.new("L", scene.size), random_cloth(rng, width, height, periods=periods)[0])
     dress = []
     for name in names:
-        clothes = animals[name][2:] if rng.uniform() < favourite else ()
-        dress.append((random_cloth(rng, width, height, *clothes), rng.uniform(-0.22, 0.22), rng.uniform() < 0.5))
+        kind = animals[name][2:] if rng.uniform() < favourite else ()
+        fur = random_cloth(rng, width, height, *kind, periods=periods, contrast=contrast)
+        dress.append((fur, rng.uniform(-0.22, 0.22), rng.uniform() < 0.5))
     while True:
         image, labels = scene.copy(), Image.new("L", scene.size)
         centres, sizes = place(rng, len(names), width, height)
         drawn = []
-        for value, (name, centre, size, ((cloth, trim), angle, mirror)) in enumerate(
+        for value, (name, centre, size, ((cloth, fur), angle, mirror)) in enumerate(
             zip(names, centres, sizes, dress, strict=True), start=1
         ):
             brush = Brush(image, labels, value, centre * SUPERSAMPLING, size * SUPERSAMPLING / 2, angle, mirror)
-            x, y = draw_body(brush, animals[name][0], cloth, trim)
-            draw_head(brush, name, x, y, 0.34)
+            x, y = draw_body(brush, animals[name][0], cloth, fur * trim)
+            draw_head(brush, name, x, y, 0.34, fur)
             drawn.append((np.asarray(labels) == value).sum())
         instances = np.asarray(labels)
         visible = [(instances == value).sum() / area for value, area in enumerate(drawn, start=1)]
