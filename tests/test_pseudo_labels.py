@@ -4,7 +4,6 @@ import os
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from weaktr import pseudo_labels
@@ -12,15 +11,8 @@ from weaktr.cams import load_cams, save_cams
 from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
-from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
-from weaktr.pseudo_labels import (
-    choose_threshold,
-    noisy_truth,
-    parallel,
-    refine_file,
-    refine_seed,
-    threshold_by_agreement,
-)
+from weaktr.metrics import seed_mask
+from weaktr.pseudo_labels import noisy_truth, parallel, refine_file, refine_seed, threshold_by_mean
 
 
 def random_cams(classes, shape=(40, 50), seed=0):
@@ -185,26 +177,19 @@ def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
         assert (read_label_png(output / f"{image_id}.png") == expected).all()
 
 
-def test_agreement_with_the_crf_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(pseudo_labels, "parallel", lambda function, items, _: [function(item) for item in items])
+def test_the_mean_of_the_strongest_cams_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
-    ids = tiny_dataset.ids("train")[:5]
+    ids, pixels = tiny_dataset.ids("train")[:5], []
     for image_id in ids:
         mask = read_label_png(tiny_dataset.mask_path(image_id))
-        save_cams(tmp_path / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)), mask.shape)
-    agreement = threshold_by_agreement(tiny_dataset, ids, tmp_path, "voc", [0.3, 0.4, 0.5, 0.6, 0.7], 1)
-    assert list(agreement.index) == [0.3, 0.4, 0.5, 0.6, 0.7]
-    assert agreement.idxmax() == 0.5 and agreement[0.5] > agreement.drop(0.5).max() + 3
-    job = {"dataset": tiny_dataset, "cams": tmp_path, "threshold": 0.6, "settings": "voc"}
-    pairs = [refine_file(image_id, **job) for image_id in ids]
-    assert agreement[0.6] == pytest.approx(mean_iou(sum(confusion_matrix(*pair, 9) for pair in pairs)))
-
-
-def test_of_scores_that_agree_alike_the_lowest_is_chosen():
-    agreement = pd.Series({0.1: 70.0, 0.2: 79.5, 0.3: 80.2, 0.4: 79.9, 0.5: 60.0})
-    assert choose_threshold(agreement) == 0.2
-    assert choose_threshold(agreement, margin=0.5) == 0.3
-    assert choose_threshold(agreement, margin=20) == 0.1
+        grids = planted_cams(mask, tiny_dataset.labels(image_id))
+        save_cams(tmp_path / f"{image_id}.npz", grids, mask.shape)
+        pixels.extend(max(grids[c][0][y, x] for c in grids) for y, x in np.ndindex(mask.shape))
+    found = threshold_by_mean(ids, tmp_path)
+    assert found == pytest.approx(np.mean(pixels)) and 0.4 < found < 0.55
+    save_cams(tmp_path / "empty.npz", {}, (10, 10))
+    assert threshold_by_mean([*ids, "empty"], tmp_path) == found, "an image without a class counts"
+    assert threshold_by_mean(["empty"], tmp_path) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

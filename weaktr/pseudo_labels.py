@@ -2,16 +2,14 @@
 
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-import pandas as pd
 
 from .cams import load_cams
 from .crf import refine_labels
 from .data.images import write_label_png
-from .metrics import VOID, confusion_matrix, mean_iou, seed_mask
+from .metrics import VOID, seed_mask, strongest
 
 
 def parallel(function, items, workers, progress=None):
@@ -96,30 +94,13 @@ def noisy_truth(image_id, *, dataset, share, seed):
     return flip_regions(dataset.mask(image_id), share, rng)
 
 
-def threshold_by_agreement(dataset, ids, cams, settings, thresholds, workers):
-    """How well seed and CRF agree at each background score, a choice that needs no mask.
+def threshold_by_mean(ids, cams):
+    """A background score that needs no mask: the mean over all pixels of the images' strongest CAM → 0..1.
 
-    A seed whose threshold is too low or too high is one that the CRF, which sees the image's edges, changes much.
-    ids: the images to look at; cams: folder. → Series of mIoU (%) between seed and refined seed, by threshold.
+    It follows the shape of the maps: broad ones get a score near one half, peaked ones a low one. ids: images whose
+    files lie in folder `cams`; those without a class have no CAM and do not count.
     """
-    pairs = [(float(threshold), image_id) for threshold in thresholds for image_id in ids]
-    job = partial(_seed_against_label, dataset=dataset, cams=cams, settings=settings)
-    matrices = np.stack(parallel(job, pairs, workers)).reshape(len(pairs) // len(ids), len(ids), -1)
-    classes = len(dataset.classes) + 1
-    agreement = [mean_iou(matrix.reshape(classes, classes)) for matrix in matrices.sum(1)]
-    return pd.Series(agreement, index=[float(threshold) for threshold in thresholds], name="agreement")
-
-
-def choose_threshold(agreement, margin=1.0):
-    """The lowest background score whose agreement is within `margin` points of the best (Series as above) → float.
-
-    Where scores agree about as well, the lower one keeps more of the objects: what is too much the CRF can take off at
-    an edge, what is missing it seldom brings back, and retraining learns the gap.
-    """
-    return float(agreement[agreement >= agreement.max() - margin].index.min())
-
-
-def _seed_against_label(pair, *, dataset, cams, settings):
-    threshold, image_id = pair
-    seed, label = refine_file(image_id, dataset=dataset, cams=cams, threshold=threshold, settings=settings)
-    return confusion_matrix(seed, label, len(dataset.classes) + 1)
+    maps = (load_cams(cams / f"{image_id}.npz") for image_id in ids)
+    sums = [(value.sum(dtype=float), value.size) for value in (strongest(found)[1] for found in maps if found)]
+    total, pixels = np.sum(sums, 0) if sums else (0.0, 1)
+    return float(total / pixels)
