@@ -1,5 +1,9 @@
 """Parameters that would fail late are refused before a kernel starts, with the name, the value and the remedy."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from weaktr import presets, runs
@@ -56,3 +60,15 @@ def test_good_values_pass():
 def test_unknown_backbone_names_known_ones():
     with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
         check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})
+
+
+@pytest.mark.parametrize("command", ["presets", "parameters"])
+def test_a_reader_that_closes_early_is_no_error(command):
+    """As `python -m weaktr parameters | head -1` does, whenever head happens to end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "weaktr", command], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,7 @@
 """The command line: python -m weaktr run, sweep, compare, report, figures, import, data, presets, parameters."""
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -216,7 +217,10 @@ def _parameters(options):
 def _table(rows):
     """Rows of texts, the first being the heads: wrapped to a terminal's width, one line each elsewhere."""
     if not sys.stdout.isatty():
-        print(aligned(rows))
+        try:
+            print(aligned(rows), flush=True)
+        except BrokenPipeError:  # head, for example, has read enough; what is still buffered goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     from rich.console import Console
     from rich.table import Table
