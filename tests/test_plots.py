@@ -255,6 +255,8 @@ def test_head_weights(rng, layers, heads):
     assert {"layer", "head", "head 1"} <= set(check(figure))
     np.testing.assert_allclose(pictures(figure)[0], weights.T)
     np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), weights[:, 0])
+    # weights that are nearly equal must look so
+    assert figure.axes[1].get_ylim()[0] == 0 == figure.axes[0].images[0].get_clim()[0]
 
 
 def test_threshold_curve(curve):

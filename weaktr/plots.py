@@ -163,7 +163,7 @@ def head_weights(weights, std=None):
     numbers = [f"{i + 1}" for i in range(max(layers, heads))]
     _heat_map(
         table, weights.T, numbers[:heads], numbers[:layers], "{:.2f}".format, inches=3.4, colours="cividis",
-        low=weights.min(), high=weights.max(),
+        low=0, high=max(1, weights.max()),
     )  # fmt: skip
     table.set(title="Mean weight of each head", xlabel="layer", ylabel="head")
     across = np.linspace(-0.25, 0.25, heads) if heads > 1 else np.zeros(1)
@@ -178,6 +178,7 @@ def head_weights(weights, std=None):
     strip.hlines(middle, np.arange(1, layers + 1) - 0.36, np.arange(1, layers + 1) + 0.36, color=BLACK, linewidth=1.5)
     strip.set(title="Distribution per layer (line: mean)" + ("" if std is None else ", ± std"), xlabel="layer")
     strip.set_xticks(range(1, layers + 1))
+    strip.set_ylim(0, 1.05 * max(1, weights.max()))
     strip.grid(False, axis="x")
     if heads <= 8:
         figure.legend(loc="outside lower center", ncols=heads, columnspacing=1, handletextpad=0.2)
