@@ -63,7 +63,7 @@ def train_segmenter(
         lr=lr,
         momentum=0.9,
         nesterov=True,
-        fused=device.type == "cuda",
+        fused=True,
     )
     history = restore(folder, model, optimizer)
     done = len(history) // steps
