@@ -23,8 +23,8 @@ class Preset(NamedTuple):
 def demo():
     """The whole pipeline on the embedded data set.
 
-    Cost: 12 minutes on two CPU cores that multiply bfloat16, about 25 on older ones.
-    Expected: 67.4 ± 2.1 % mIoU on val over three seeds (seed 504: 65.4 to 67.3, by machine), 76 % with true masks.
+    Cost: some 13 minutes on two CPU cores that multiply bfloat16 (computed), about 30 on older ones.
+    Expected: 72 % mIoU on val (seed 504, one run), 78 % with true masks.
     Command: make demo, or python -m weaktr run --preset demo
     """
     return {}
@@ -33,8 +33,8 @@ def demo():
 def demo_small():
     """The demo at a quarter of its size, for sweeps of many runs.
 
-    Cost: 3 minutes on two CPU cores; a sweep shares most of it between its runs.
-    Expected: 58.0 ± 4.3 % mIoU on val over three seeds.
+    Cost: 3 to 9 minutes on two CPU cores; a sweep shares most of it between its runs.
+    Expected: not measured on the present scenes; 58.0 ± 4.3 % mIoU on val, three seeds, on those before.
     Command: python -m weaktr sweep sweeps/demo/*.toml
     """
     return {
