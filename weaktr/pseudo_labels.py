@@ -100,7 +100,9 @@ def threshold_by_mean(ids, cams):
     It follows the shape of the maps: broad ones get a score near one half, peaked ones a low one. ids: images whose
     files lie in folder `cams`; those without a class have no CAM and do not count.
     """
-    maps = (load_cams(cams / f"{image_id}.npz") for image_id in ids)
-    sums = [(value.sum(dtype=float), value.size) for value in (strongest(found)[1] for found in maps if found)]
-    total, pixels = np.sum(sums, 0) if sums else (0.0, 1)
-    return float(total / pixels)
+    total, pixels = 0.0, 0
+    for image_id in ids:
+        if found := load_cams(cams / f"{image_id}.npz"):
+            _, value = strongest(found)
+            total, pixels = total + value.sum(dtype=float), pixels + value.size
+    return float(total / max(1, pixels))

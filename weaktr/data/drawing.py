@@ -180,10 +180,8 @@ def draw_head(brush, name, x, y, r, fur):
         fill = fur + FACE_CONTRAST * (np.asarray(fill) - fur)
         brush.ellipse(x + dx * r, y + dy * r, rx * r, ry * r, fill, lean=lean)
 
-    def eyes(spread=0.36, height=-0.12, size=0.13, white=False):
+    def eyes(spread=0.36, height=-0.12, size=0.13):
         for side in (-spread, spread):
-            if white:
-                dot(side, height, size * 2, size * 2, (250, 250, 240))
             dot(side, height, size, size, (24, 24, 28))
 
     if name == "cat":

@@ -8,8 +8,7 @@ Made so that the two difficulties of weak supervision are there, and known:
   six times in ten and else any, so the background is evidence for the class.
 
 Headless cushions in textures like those of the furs, stones, bushes and balls are scattered about as distractors.
-Everything is drawn with PIL at twice the size and reduced; scene number `i` depends on `(SEED, i)`
-alone.
+Everything is drawn with PIL at twice the size and reduced; scene number `i` depends on `(SEED, i)` alone.
 """
 
 from __future__ import annotations
@@ -61,7 +60,9 @@ CLASSES = tuple(ANIMALS)
 COUNTS = (0.6, 0.3, 0.1)  # shares of the scenes with one, two and three animals
 CO_OCCURRENCE = 0.6  # how often the first animal's own background is drawn for it, else any
 FAVOURITE = 0.9  # how often an animal has its class' favourite fur, else any
-FUR = {"periods": (5.5, 8.5), "contrast": 0.4, "trim": 0.85}  # pixels, share, brightness of feet and tail
+PERIODS = (5.5, 8.5)  # least and most pixels from stripe to stripe, finer than a patch
+CONTRAST = 0.4  # of the two colours of a fur, as a share of what CLOTHES has
+TRIM = 0.85  # brightness of feet and tail, as a share of the fur's
 
 
 # ── Scenes ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,9 +83,9 @@ def render_scene(
     counts=COUNTS,
     co_occurrence=CO_OCCURRENCE,
     favourite=FAVOURITE,
-    periods=FUR["periods"],
-    contrast=FUR["contrast"],
-    trim=FUR["trim"],
+    periods=PERIODS,
+    contrast=CONTRAST,
+    trim=TRIM,
 ):
     """One scene: image (H, W, 3) uint8, instance map (H, W) uint8 (0 background, 1… animals), class names.
 
