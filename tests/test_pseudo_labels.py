@@ -12,7 +12,7 @@ from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
 from weaktr.metrics import seed_mask
-from weaktr.pseudo_labels import noisy_truth, parallel, refine_file, refine_seed, threshold_by_mean
+from weaktr.pseudo_labels import blind_threshold, noisy_truth, parallel, refine_file, refine_seed
 
 
 def random_cams(classes, shape=(40, 50), seed=0):
@@ -177,7 +177,7 @@ def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
         assert (read_label_png(output / f"{image_id}.png") == expected).all()
 
 
-def test_the_mean_of_the_strongest_cams_finds_the_planted_threshold(tiny_dataset, tmp_path, monkeypatch):
+def test_the_blind_threshold_is_otsu_or_the_mean_of_the_strongest_cams(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tiny_dataset), "mask", lambda *_: pytest.fail("a mask was read"))
     ids, pixels = tiny_dataset.ids("train")[:5], []
     for image_id in ids:
@@ -185,11 +185,27 @@ def test_the_mean_of_the_strongest_cams_finds_the_planted_threshold(tiny_dataset
         grids = planted_cams(mask, tiny_dataset.labels(image_id))
         save_cams(tmp_path / f"{image_id}.npz", grids, mask.shape)
         pixels.extend(max(grids[c][0][y, x] for c in grids) for y, x in np.ndindex(mask.shape))
-    found = threshold_by_mean(ids, tmp_path)
-    assert found == pytest.approx(np.mean(pixels)) and 0.4 < found < 0.55
+    mean, otsu = (blind_threshold(ids, tmp_path, refined) for refined in (False, True))
+    assert mean == pytest.approx(np.mean(pixels), abs=1e-3) and 0.4 < mean < 0.55
+    pixels = np.array(pixels)
+
+    def variance_within(score):
+        return sum(np.var(side) * len(side) for side in (pixels[pixels < score], pixels[pixels >= score]) if len(side))
+
+    scores = np.arange(0.02, 1, 0.02)
+    assert variance_within(otsu) <= 1.0001 * min(map(variance_within, scores)), "no score parts the pixels better"
     save_cams(tmp_path / "empty.npz", {}, (10, 10))
-    assert threshold_by_mean([*ids, "empty"], tmp_path) == found, "an image without a class counts"
-    assert threshold_by_mean(["empty"], tmp_path) == 0
+    assert blind_threshold([*ids, "empty"], tmp_path, True) == otsu, "an image without a class counts"
+    assert blind_threshold(["empty"], tmp_path, False) == 0
+
+
+def test_otsu_parts_two_hills_that_are_not_alike(tmp_path):
+    rng = np.random.default_rng(0)
+    hills = np.concatenate([rng.normal(0.2, 0.05, 1600), rng.normal(0.6, 0.05, 400)]).clip(0, 1).reshape(40, 50)
+    hills.flat[[0, 1]] = 0, 1  # else it would be stretched
+    save_cams(tmp_path / "a.npz", {0: hills.astype(np.float32)[None]}, hills.shape)
+    assert 0.33 < blind_threshold(["a"], tmp_path, True) < 0.47
+    assert blind_threshold(["a"], tmp_path, False) == pytest.approx(0.28, abs=0.01)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -94,15 +94,17 @@ def noisy_truth(image_id, *, dataset, share, seed):
     return flip_regions(dataset.mask(image_id), share, rng)
 
 
-def threshold_by_mean(ids, cams):
-    """A background score that needs no mask: the mean over all pixels of the images' strongest CAM → 0..1.
+def blind_threshold(ids, cams, refined):
+    """A background score that needs no mask, from the histogram of the images' strongest CAM → 0..1.
 
-    It follows the shape of the maps: broad ones get a score near one half, peaked ones a low one. ids: images whose
-    files lie in folder `cams`; those without a class have no CAM and do not count.
+    Refined maps make two hills, background and objects: Otsu's threshold parts them. Others are one slope without a
+    valley: there it is the mean. ids: of CAM files in folder `cams`; an image without a class does not count.
     """
-    total, pixels = 0.0, 0
-    for image_id in ids:
-        if found := load_cams(cams / f"{image_id}.npz"):
-            _, value = strongest(found)
-            total, pixels = total + value.sum(dtype=float), pixels + value.size
-    return float(total / max(1, pixels))
+    maps = (found for image_id in ids if (found := load_cams(cams / f"{image_id}.npz")))
+    counts = sum((np.histogram(strongest(found)[1], 1000, (0, 1))[0] for found in maps), np.zeros(1000))
+    share = counts / max(1, counts.sum())
+    below, moment = share.cumsum(), (share * (np.arange(1000) + 0.5) / 1000).cumsum()
+    if not refined:
+        return float(moment[-1])
+    between = (moment[-1] * below - moment) ** 2 / np.maximum(below * (1 - below), 1e-9)
+    return (int(between.argmax()) + 1) / 1000
