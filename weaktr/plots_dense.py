@@ -113,7 +113,7 @@ def _legend(figure, colours, loc="outside lower center"):
     ]
     lines = -(-sum(0.37 + 0.067 * len(label) for label in colours) // figure.get_figwidth())
     columns = int(-(-len(colours) // lines))
-    figure.legend(handles=handles, loc=loc, ncols=columns, handlelength=1.2, columnspacing=1.2)
+    figure.legend(handles=handles, loc=loc, ncols=columns, handlelength=1.2, columnspacing=1.2, borderpad=0.9)
 
 
 def _class_legend(figure, masks, class_names):

@@ -21,7 +21,7 @@ body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem au
 h1, h2, h3 {{ line-height: 1.2 }} img {{ max-width: 100% }} a {{ color: #0072b2 }}
 pre {{ background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .82rem; line-height: 1.4 }}
 table {{ border-collapse: collapse; font-size: .88rem }} td, th {{ padding: .15rem .6rem; text-align: right }}
-thead {{ border-bottom: 1px solid #888 }} .results td, .results th {{ text-align: left }}
+thead {{ border-bottom: 1px solid #888 }} .results td, table.results thead th {{ text-align: left }}
 nav a {{ margin-right: 1rem }} .prompt, .anchor-link {{ display: none }}
 section {{ border-top: 3px solid #0072b2; margin-top: 3rem }}
 </style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2>{results}<p>{left_out}</p>
@@ -46,14 +46,14 @@ def finished_stages(run_folder):
 
 
 def report(run_folder):
-    """Write report.html into a run's folder: results on top, then every executed notebook → its path."""
+    """Write report.html into a run's folder: its results (06 has those of other runs), then every notebook → path."""
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     stages, left_out = finished_stages(run_folder)
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of progress in one block
-    records = [record for stage in stages for record in read_json(stage / "metrics.json")]
+    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json")]
     head, *rows = results_rows(records)
     with pd.option_context("display.max_colwidth", None):
         results = pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
