@@ -16,6 +16,12 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def check_list(dataset, list_name, masks=False):
+    """What a run does with its lists before it starts."""
+    for image_id in dataset.ids(list_name):
+        dataset.check_image(image_id, masks)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of golden files and small photographs beside the repository, or $WEAKTR_SHARED."""

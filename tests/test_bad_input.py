@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import FOLDER_TABLE
+from conftest import FOLDER_TABLE, check_list
 from PIL import Image
 
 from weaktr import runs, stages
@@ -137,7 +137,7 @@ KINDS = {
     "grey JPEG": (VOC, same_picture(JPEG, "L"), []),
     "CMYK JPEG": (VOC, same_picture(JPEG, "CMYK"), []),
     # masks
-    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it or take it off train"]),
+    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it or take it off its list"]),
     "mask 1 px off": (VOC, lambda root: mask(PNG, np.add(read_label_png(root / PNG).shape, (0, 1)))(root),
                       [f"{LAST}.png is ", "pixels, its image", "export the mask at the image's size"]),
     "value 21 in a 20-class mask": (VOC, painted(PNG, 21), [f"{LAST}.png holds the value 21", "0…20 and 255"]),
@@ -238,7 +238,7 @@ def damaged(request):
         )
 
         def check(name=name, count=""):
-            open_dataset(name, str(root)).check(f"train:{count}" if count else "train", masks=name != FOLDER)
+            check_list(open_dataset(name, str(root)), f"train:{count}" if count else "train", masks=name != FOLDER)
 
         if words and name != "voc2012":
             check()

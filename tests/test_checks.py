@@ -57,6 +57,13 @@ def test_good_values_pass():
     check_run(DEFAULTS)
 
 
+def test_the_crop_is_held_against_the_patch_of_its_own_backbone():
+    own = {"seg_backbone": "vit_small_patch14_dinov2", "seg_patch": 0, "window_stride": 84, "clip_cell": 14}
+    check_run(DEFAULTS | own | {"crop_size": 84})  # a multiple of 14, not of step 1's patch of 8
+    with pytest.raises(UserError, match="crop_size: 98 is no multiple of the backbone's patch of 16"):
+        check_run(DEFAULTS | own | {"crop_size": 98, "seg_patch": 16})
+
+
 def test_unknown_backbone_names_known_ones():
     with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
         check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})

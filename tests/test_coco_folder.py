@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import FOLDER_TABLE
+from conftest import FOLDER_TABLE, check_list
 from PIL import Image
 
 from weaktr.__main__ import main
@@ -41,7 +41,7 @@ def test_both_numberings(coco):
         for image_id, value, name in zip((first, second), values, ("dog", "toothbrush")):
             assert set(np.unique(data.mask(image_id))) == {0, value, 255}
             assert [data.classes[c] for c in np.flatnonzero(data.labels(image_id))] == [name]
-        data.check("train", masks=True)
+        check_list(data, "train", masks=True)
     assert (len(ninety.classes), len(eighty.classes)) == (90, 80) and ninety.fingerprint() != eighty.fingerprint()
 
 
@@ -51,7 +51,7 @@ def test_images_may_lie_in_the_folders_of_their_split(coco):
     for path in (coco / "images").glob("*.jpg"):
         path.rename(folder / path.name)
     data = open_dataset("coco14", str(coco))
-    data.check("train", masks=True)
+    check_list(data, "train", masks=True)
     before = data.fingerprint()
     (folder / "empty").mkdir()  # the size of a folder itself depends on the file system
     assert data.fingerprint() == before
@@ -104,7 +104,7 @@ def test_real_photographs_of_coco_pass(shared):
         data = open_dataset(name, str(shared / "data/coco_mini"))
         for list_name, size in (("train", 40), ("val", 20)):
             assert len(data.ids(list_name)) == size
-            data.check(list_name, masks=True)
+            check_list(data, list_name, masks=True)
         assert len(data.classes) == classes
 
 
@@ -122,7 +122,7 @@ def test_a_folder_is_read(folder):
     assert data.ids("val") == ["three"] and len(data.ids("all")) == 3
     assert [data.labels(i).tolist() for i in data.ids("all")] == [[1, 1], [0, 1], [0, 0]]
     assert data.image("a b__two").shape == (20, 31, 3) and (data.mask("three") == 255).all()
-    data.check("all")
+    check_list(data, "all")
 
 
 def test_without_a_split_every_list_is_everything(folder):

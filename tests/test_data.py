@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import check_list
 from PIL import Image
 
 from weaktr import data
@@ -62,7 +63,7 @@ def test_part_of_a_list_is_spread_evenly(tiny_voc):
 
 def test_masks_of_a_list_that_is_not_evaluated_need_not_be_there(voc_copy):
     shutil.rmtree(folder_of(voc_copy) / "SegmentationClass")
-    VOC(voc_copy, CLASSES).check("train", masks=False)
+    check_list(VOC(voc_copy, CLASSES), "train", masks=False)
 
 
 # ---------------------------------------------------------------- opening
@@ -256,7 +257,7 @@ def test_real_photographs_pass(voc_mini):
     sizes = {name: len(voc_mini.ids(name)) for name in ("train", "val")}
     assert sizes == {"train": 28, "val": 15}
     for name in sizes:
-        voc_mini.check(name, masks=True)
+        check_list(voc_mini, name, masks=True)
 
 
 def test_real_labels_agree_with_the_masks(voc_mini):

@@ -38,11 +38,10 @@ def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
     monkeypatch.setattr("ipywidgets.VBox", None)
     shown = [
         explore.interactive(render, image=["a", "b"], threshold=[0.4, 0.1]),
-        explore.cam_explorer({"a": ["cat", "owl"]}, render, [0.4, 0.1]),
-        explore.head_explorer(["a"], 8, 3, render),
+        explore.interactive(render, cam={"a · cat": ("a", 0), "a · owl": ("a", 1)}, layer={"1": 0, "2": 1}),
     ]
     assert all(isinstance(picture, Image) and picture.data.startswith(b"\x89PNG") for picture in shown)
-    assert render.calls == [("a", 0.4), ("a", "cat", 0.4), ("a", 0, 0)]
+    assert render.calls == [("a", 0.4), (("a", 0), 0)]
 
 
 def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
@@ -55,12 +54,15 @@ def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, r
     assert render.calls == [("a", 0.4), ("a", 0.7), ("b", 0.7)]
 
 
-def test_shells_pass_their_arguments_in_order(person, render):
-    moving = controls(explore.cam_explorer({"a": ["cat"], "b": ["owl", "pig"]}, render, [0.3, 0.5]))
-    assert [label for label, _ in moving["cam"].options] == ["a · cat", "b · owl", "b · pig"]
-    moving["cam"].value = ("b", "pig")
-    controls(explore.head_explorer(["a"], 8, 3, render))["layer"].value = 7
-    assert render.calls[1] == ("b", "pig", 0.3) and render.calls[3] == ("a", 7, 0)
+def test_choices_with_labels_give_their_values(person, render):
+    moving = controls(
+        explore.interactive(render, cam={"a · cat": ("a", 0), "b · owl": ("b", 1)}, layer={"1": 0, "2": 1})
+    )
+    assert [label for label, _ in moving["cam"].options] == ["a · cat", "b · owl"]
+    assert [label for label, _ in moving["layer"].options] == ["1", "2"]
+    moving["cam"].value = ("b", 1)
+    moving["layer"].value = 1
+    assert render.calls[1:] == [(("b", 1), 0), (("b", 1), 1)]
 
 
 def test_figures_are_closed_after_drawing(person):

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from conftest import check_list
 from scipy.io import savemat
 from torchvision import datasets
 
@@ -42,7 +43,7 @@ def test_train_aug_is_the_union_without_val(both):
     assert join(voc, sbd) == {"train": 2, "val": 4, "train_aug": 6}
     dataset = VOC(root, CLASSES)
     assert dataset.ids("train_aug") == ids[:6] and not set(val) & set(dataset.ids("train_aug"))
-    dataset.check("train_aug", masks=True)
+    check_list(dataset, "train_aug", masks=True)
     assert read_label_png(voc / "SegmentationClassAug" / f"{ids[2]}.png").max() > 0
     assert not (voc / "SegmentationClassAug" / f"{ids[0]}.png").exists(), "VOC's own mask is the finer one"
 
@@ -135,6 +136,6 @@ def test_fetching_goes_on_where_it_broke_off(archives, tmp_path):
     assert asked[before:] and not any("voc.tar" in line for line in asked[before:])
     dataset = VOC(root, CLASSES)
     assert len(dataset.ids("train_aug")) == 6
-    dataset.check("train_aug", masks=True)
+    check_list(dataset, "train_aug", masks=True)
     before = len(asked)
     assert fetch_voc12(root)["train_aug"] == 6 and len(asked) == before

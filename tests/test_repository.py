@@ -141,6 +141,23 @@ def test_notebook_opens_its_own_stage(notebook):
     assert re.findall(r"open_stage\(\s*[\"'](\w+)[\"'], globals\(\)\)", code) == [notebook.stem]
 
 
+def test_published_presets_leave_nothing_of_the_method_to_the_demo():
+    """METHOD's values, spelled out in the preset: a default tuned for the demo must not reach a published run."""
+    method = {
+        "image_size": 224, "fusion": "adaptive", "drop_path": 0.1, "cam_epochs": 60, "cam_batch_size": 64,
+        "cam_lr": 6e-4, "cam_warmup": 5, "cam_weight_decay": 0.03, "cam_augmentation": "rand-m9-mstd0.5-inc1",
+        "cam_kind": "fused", "cam_refined": True, "cam_scales": [1.0, 1.2], "threshold": 0.43, "crop_size": 480,
+        "base_size": 520, "window_stride": 320, "seg_scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
+        "seg_augment": [0.5, 2.0], "seg_patch": 16, "seg_epochs": 100, "seg_batch_size": 4, "seg_lr": 1e-4,
+        "seg_min_lr": 1e-5, "clip_scope": "batch", "clip_start_value": 1.2, "clip_cell": 120,
+    }  # fmt: skip
+    given = presets.get("voc12_deit_s").parameters
+    assert {name: given.get(name) for name in method} == method
+    coco = {"cam_lr": 2e-4, "cam_scales": [1.0, 0.8, 1.2], "threshold": 0.42, "crf_settings": "coco"}
+    given = presets.get("coco14_deit_s").parameters
+    assert {name: given.get(name) for name in method | coco} == method | coco
+
+
 @pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_are_valid(name):

@@ -223,6 +223,19 @@ def test_finished_stages_are_skipped_until_something_changes(go, tmp_path, capfd
     assert {"git", "hardware", "start", "end", "seconds", "peak_memory_mb", "data_fingerprint"} <= manifest.keys()
 
 
+def test_a_skipped_stage_says_when_its_code_has_changed(go, notebooks, capfd):
+    go()
+    capfd.readouterr()
+    go()
+    assert "made by other code" not in capfd.readouterr().out
+    second = notebooks / "02_second.ipynb"
+    second.write_text(second.read_text().replace("figsize=(1, 1)", "figsize=(2, 1)"))
+    go()
+    output = capfd.readouterr().out
+    assert "01_first · up to date, skipped\n" in output
+    assert "02_second · up to date, skipped (made by other code than now; --force makes it again)" in output
+
+
 def test_force(go, tmp_path):
     first = go(stages=["01"])
     time.sleep(1.1)

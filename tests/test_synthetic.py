@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from conftest import check_list
 from PIL import Image
 
 from weaktr import pretrain
@@ -243,7 +244,7 @@ def test_the_whole_is_written_once(few, tmp_path, monkeypatch, capsys):
     assert set(lists["smoke"]) <= set(lists["train"]) <= set(lists["train_aug"])
     assert set(lists["smoke_val"]) <= set(lists["val"]) and not set(lists["val"]) & set(lists["train_aug"])
     for name in lists:
-        dataset.check(name, masks=True)
+        check_list(dataset, name, masks=True)
     assert [path.name for path in root.parent.iterdir()] == ["synthetic"]
 
     alone = layout(tmp_path / "alone")
@@ -288,7 +289,7 @@ def test_after_a_failure_nothing_lies_about_and_the_next_try_works(few, tmp_path
         open_dataset("synthetic", str(tmp_path / "synthetic"))
     left = list(tmp_path.iterdir())
     monkeypatch.setattr(synthetic, "ProcessPoolExecutor", SerialPool)
-    open_dataset("synthetic", str(tmp_path / "synthetic")).check("train", masks=True)
+    check_list(open_dataset("synthetic", str(tmp_path / "synthetic")), "train", masks=True)
     assert left == []
 
 

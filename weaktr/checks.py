@@ -91,10 +91,11 @@ def _check_network(values):
         raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
     if values.get("seg_weights") and not resolve(values["seg_weights"]).is_file():
         raise UserError(f"parameter seg_weights: {values['seg_weights']} does not exist; give a file or leave it empty")
+    patch = seg_patch = model.encoder.vit.patch_embed.patch_size[0]
     if values.get("seg_backbone"):
-        make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=values["seg_patch"] or None)
-    patch = model.encoder.vit.patch_embed.patch_size[0]
-    for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or patch)):
+        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=values["seg_patch"] or None)
+        seg_patch = vit.patch_embed.patch_size[0]
+    for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or seg_patch)):
         if values.get(name, side) % side:
             raise ParameterError(
                 f"parameter {name}: {values[name]} is no multiple of the backbone's patch of {side} pixels"

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+import numpy as np
 import pandas as pd
 
 from .cams import save_cams
@@ -87,8 +88,8 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
     with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
 
         def collect():
-            image_id, future = waiting.popleft()
-            write_label_png(folder / "multi_crf" / f"{image_id}.png", future.result())
+            image_id, winners, future = waiting.popleft()
+            write_label_png(folder / "multi_crf" / f"{image_id}.png", winners[future.result()])
 
         for image_id in ids:
             if not all((place / f"{image_id}.png").is_file() for place in places):
@@ -96,9 +97,10 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
                 probabilities = segment(
                     model, image, scales=scales, mirror=mirror, base_size=base_size, window=window, stride=stride
                 )
-                write_label_png(folder / "multi" / f"{image_id}.png", probabilities.argmax(0))
-                if crf:
-                    waiting.append((image_id, pool.submit(refine_to_mask, image, probabilities, crf)))
+                write_label_png(folder / "multi" / f"{image_id}.png", mask := probabilities.argmax(0))
+                if crf:  # it knows the classes that win somewhere, so only these go to the other process
+                    winners = np.unique(mask)
+                    waiting.append((image_id, winners, pool.submit(refine_to_mask, image, probabilities[winners], crf)))
                     if len(waiting) > 4 * workers:
                         collect()
             progress.update(1)

@@ -46,21 +46,6 @@ def interactive(function, **choices):
     return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), output])
 
 
-def cam_explorer(present, render, thresholds):
-    """CAM and seed of one image and class: `render(image_id, class_name, threshold)` returns the Figure.
-
-    `present` is {image id: names of its classes}; the first of `thresholds` is where the slider starts.
-    """
-    pairs = {f"{image} · {name}": (image, name) for image, names in present.items() for name in names}
-    return interactive(lambda cam, threshold: render(*cam, threshold), cam=pairs, threshold=thresholds)
-
-
-def head_explorer(image_ids, layers, heads, render):
-    """Attention of one head: `render(image_id, layer, head)`, counted from 0, returns the Figure."""
-    numbers = {"layer": {f"{i + 1}": i for i in range(layers)}, "head": {f"{i + 1}": i for i in range(heads)}}
-    return interactive(render, image_id=image_ids, **numbers)
-
-
 def _options(name, values):
     """Choices as pairs (label, value)."""
     pairs = list(values.items()) if isinstance(values, Mapping) else [(_label(value), value) for value in values]

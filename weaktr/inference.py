@@ -188,9 +188,10 @@ def predict(run_folder, image_path, *, crf=""):
     from .data.images import read_image
     from .models import load_model
     from .stages import resolve
+    from .train_cam import pick_device
 
     run_folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
-    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter")
+    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter").to(pick_device())
     details = model.details
     probabilities = segment(model, read_image(Path(image_path)), crf=crf, **details["inference"])
     return probabilities.argmax(0).astype(np.uint8), ["background", *details["classes"]]

@@ -154,8 +154,8 @@ def per_class_bars(values, title, xlabel):
 
 # ── 02 · CAM generation ───────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def head_weights(weights, std=None):
-    """Learned fusion weights (L, H), a mean over images, with their standard deviation (L, H) if given."""
+def head_weights(weights, std):
+    """Learned fusion weights (L, H), a mean over images, with their standard deviation (L, H)."""
     weights = np.asarray(weights, float)
     layers, heads = weights.shape
     figure = Figure(figsize=(WIDTH, 0.5 * max(2.6, 0.42 * heads) + 1.3))
@@ -168,7 +168,7 @@ def head_weights(weights, std=None):
     table.set(title="Mean weight of each head", xlabel="layer", ylabel="head")
     across = np.linspace(-0.25, 0.25, heads) if heads > 1 else np.zeros(1)
     for head in range(heads):
-        x, spread = np.arange(1, layers + 1) + across[head], None if std is None else np.asarray(std)[:, head]
+        x, spread = np.arange(1, layers + 1) + across[head], np.asarray(std)[:, head]
         colour, marker = OKABE_ITO[head % 8], MARKERS[head % 8]
         label = f"head {head + 1}"
         strip.errorbar(
@@ -176,7 +176,7 @@ def head_weights(weights, std=None):
         )
     middle = weights.mean(1)
     strip.hlines(middle, np.arange(1, layers + 1) - 0.36, np.arange(1, layers + 1) + 0.36, color=BLACK, linewidth=1.5)
-    strip.set(title="Distribution per layer (line: mean)" + ("" if std is None else ", ± std"), xlabel="layer")
+    strip.set(title="Distribution per layer (line: mean), ± std", xlabel="layer")
     strip.set_xticks(range(1, layers + 1))
     strip.set_ylim(0, 1.05 * max(1, weights.max()))
     strip.grid(False, axis="x")
@@ -190,13 +190,12 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
     """Seed mIoU over the background score: DataFrame threshold, miou and one column per class (drawn thin), in percent.
 
     `chosen` is the threshold in use and `chosen_from` says how it was found; `best` is the one found on masks, an
-    oracle. Columns false_positive and false_negative (% of a class' union with its truth, mean over classes), where
-    there are any, make a second panel.
+    oracle. Second panel: columns false_positive and false_negative (% of a class' union with its truth, mean over
+    classes).
     """
     errors = {"false_positive": "called a class wrongly", "false_negative": "missed of a class"}
-    second = set(errors) <= set(curve.columns)
-    figure = Figure(figsize=(WIDTH if second else COLUMN, 3.0))
-    axes = figure.subplots(1, 1 + second, squeeze=False)[0]
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.subplots(1, 2)
     x = curve["threshold"]
     for name in curve.columns.difference(["threshold", "miou", *errors]):
         axes[0].plot(x, curve[name], color="0.75", linewidth=0.7)
@@ -210,13 +209,12 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
         for ax in axes:
             ax.axvline(at, color=colour, linestyle=dashes, linewidth=1)
     axes[0].set(title="Seed mIoU (%)", ylim=(0, None))
-    if second:
-        for (column, label), colour, dashes in zip(errors.items(), (ORANGE, GREEN), LINES):
-            axes[1].plot(x, curve[column], color=colour, linestyle=dashes, label=label)
-        axes[1].set(title="Errors (% of the union)", ylim=(0, None))
+    for (column, label), colour, dashes in zip(errors.items(), (ORANGE, GREEN), LINES):
+        axes[1].plot(x, curve[column], color=colour, linestyle=dashes, label=label)
+    axes[1].set(title="Errors (% of the union)", ylim=(0, None))
     for ax in axes:
         ax.set(xlabel="background score t", xlim=(x.min(), x.max()))
-    figure.legend(loc="outside lower center", ncols=2 if second else 1)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -371,19 +369,15 @@ def size_against_iou(table):
 @style()
 def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     """The chain of stages, from the top down: DataFrame stage (what and on which list) and value (%), and, where there
-    are any, oracle (bool, hatched: made or chosen with masks), std (error bars) and list (sets the colour)."""
+    are any, oracle (bool, hatched: made or chosen with masks) and list (sets the colour)."""
     lists = list(dict.fromkeys(results["list"])) if "list" in results else []
     colours = [(BLUE, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]] if lists else SKY
     oracle = results.get("oracle", pd.Series(False, results.index)).astype(bool)
-    spread = results.get("std", pd.Series(np.nan, results.index)).to_numpy(float)
     figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))
     ax = figure.subplots()
     values = results["value"].to_numpy(float)
-    texts = [f"{value:.1f}" + (f" ± {s:.1f}" if np.isfinite(s) else "") for value, s in zip(values, spread)]
     hatches = ["////" if mark else "" for mark in oracle]
-    _bars(ax, values, results["stage"], colours, texts, hatch=hatches, edgecolor="white")
-    for i, s in enumerate(spread):
-        ax.errorbar(values[i], i, xerr=s, color=BLACK, linewidth=1, capsize=2)
+    _bars(ax, values, results["stage"], colours, [f"{value:.1f}" for value in values], hatch=hatches, edgecolor="white")
     ax.set(title=title, xlim=(0, None))
     handles = [Patch(color=(BLUE, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
     if oracle.any():

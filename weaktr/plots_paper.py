@@ -4,7 +4,6 @@ new matplotlib Figure out, two columns (WIDTH) wide or one (COLUMN)."""
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -151,10 +150,3 @@ def head_correlation(correlation, heads):
     ax.set(title=f"Correlation between heads ({heads} a layer)", xlabel="layer", ylabel="layer")
     figure.colorbar(picture, ax=ax, shrink=0.9)
     return figure
-
-
-def published_table():
-    """assets/published_miou.csv as a DataFrame."""
-    from .files import ASSETS
-
-    return pd.read_csv(ASSETS / "published_miou.csv")

@@ -20,6 +20,7 @@ from .stages import (
     RUNNER,
     changes,
     clock,
+    code_digest,
     data_fingerprint,
     finished_key,
     interactive,
@@ -54,8 +55,12 @@ class RunFolder:
         return stage_key(self.parameters[stage], self._fingerprint[stage], before)
 
     def up_to_date(self, stage):
-        """Whether the stage is finished under its key; the ones before it are not looked at."""
-        return finished_key(self.folder(stage)) == self.key(stage)
+        """Whether the stage is finished under its key; the ones before it are not looked at.
+
+        Another photograph to segment makes a stage run again, but on the predictions that are there.
+        """
+        before, now = read_json(self.folder(stage) / "params.json"), self.parameters[stage]
+        return finished_key(self.folder(stage)) == self.key(stage) and before.get("photograph") == now.get("photograph")
 
 
 def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
@@ -89,7 +94,9 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         folder, key = this.folder(name), this.key(name)
         sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
         if not (force or sums_up) and this.up_to_date(name):
-            print(f"{name} · up to date, skipped", flush=True)
+            old = read_json(folder / "manifest.json").get("code") != code_digest(Path(notebooks) / f"{name}.ipynb")
+            note = " (made by other code than now; --force makes it again)" if old else ""
+            print(f"{name} · up to date, skipped{note}", flush=True)
             continue
         if finished_key(folder) not in (None, key):
             print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)

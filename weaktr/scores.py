@@ -39,7 +39,7 @@ def score_list(dataset, ids, predict, workers=1):
     to their processes.
     """
     job = partial(_score, dataset=dataset, predict=predict)
-    confusion, counts = zip(*_shares(job, ids, workers))
+    confusion, counts = zip(*in_shares(job, ids, workers))
     ordered = np.empty((len(ids), *counts[0].shape[1:]), np.int32)
     for first, part in enumerate(counts):
         ordered[first :: len(counts)] = part
@@ -53,10 +53,10 @@ def score_cams(dataset, ids, cams, thresholds, workers=1):
     sums of integers are the same in any order.
     """
     job = partial(_count, dataset=dataset, cams=cams, thresholds=thresholds)
-    return curve_table(sum(_shares(job, ids, workers)), thresholds)
+    return curve_table(sum(in_shares(job, ids, workers)), thresholds)
 
 
-def _shares(function, ids, workers):
+def in_shares(function, ids, workers):
     """[function(share of the ids)], one share for each process: every n-th id. A short list stays in this process."""
     processes = max(1, min(workers, len(ids) // WORTH_A_PROCESS))
     shares = [ids[first::processes] for first in range(processes)]

@@ -28,7 +28,7 @@ from .files import atomic, read_json, shipped_weights, sweep_aside, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
-WITHOUT_EFFECT = {"device", "workers", "run_folder"}  # parameters that do not enter a stage's key
+WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # parameters that do not enter a stage's key
 PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
 RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
 PROGRESS_SECONDS = 10.0  # between two lines of progress
@@ -59,6 +59,12 @@ def stage_key(parameters, fingerprint, inputs):
 def _content(path, changed):
     """The hash of a file as it was when it was last changed."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def code_digest(notebook):
+    """The hash of a notebook and of the package: not in the key, as most changes of code leave results as they are."""
+    files = [notebook, *sorted(Path(__file__).parent.rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def identity(folder):
@@ -175,7 +181,8 @@ class Stage:
         self.figures.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
         self._manifest = read_json(folder / "manifest.json") | _environment()
-        self._manifest |= {"seed": parameters.get("seed"), "start": _now()}
+        notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
+        self._manifest |= {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
         write_json(folder / "params.json", parameters)
         write_json(folder / "manifest.json", self._manifest)
 

@@ -85,7 +85,7 @@ def caption(sweep, found):
 def _as_published(preset, parameters):
     """Whether a run's parameters are the preset's, but for the place of the data, the seed and the machine."""
     expected = check_parameters(presets.get(preset).parameters, catalogue())
-    free = {"data_root", "seed", "weights", "seg_weights", "photograph", *WITHOUT_EFFECT}
+    free = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}
     return all(expected.get(name) == value for name, value in parameters.items() if name not in free)
 
 

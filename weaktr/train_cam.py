@@ -37,7 +37,7 @@ def learning_rate(epoch, lr, epochs=60, warmup=5):
 
 def pick_device(name="auto"):
     """ "auto" is the first GPU, else the CPU."""
-    torch.backends.cuda.matmul.allow_tf32 = True  # outside of autocast, too: its ten bits are those of a CAM file
+    torch.backends.cuda.matmul.allow_tf32 = True  # where inference multiplies float32
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
@@ -46,9 +46,10 @@ def autocast(device, precision="auto"):
     if precision not in ("auto", "bf16", "fp32"):
         raise ParameterError(f"precision {precision!r} is unknown; one of auto, bf16, fp32")
     if precision == "auto":
-        cuda = device.type == "cuda"
-        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+        gpu, cpu = torch.cuda.is_bf16_supported, torch.cpu._is_avx512_bf16_supported
+        fast = gpu(including_emulation=False) if device.type == "cuda" else cpu()
         precision = "bf16" if fast else "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 

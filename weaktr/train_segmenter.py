@@ -76,7 +76,7 @@ def train_segmenter(
         bar = progress(steps * batch_size, label=f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(loader):
             iteration, start = epoch * steps + step, time.perf_counter()
-            if not start_value and iteration >= settle:
+            if not start_value and iteration >= settle and tau == -math.inf:
                 tau = float(np.mean([row["loss_unclipped"] for row in history[settle - max(1, settle // 10) : settle]]))
             for group in optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(iteration, iterations, lr, min_lr)

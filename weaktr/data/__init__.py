@@ -1,5 +1,6 @@
 """One contract, one reader file per source: `open_dataset` gives an object with `ids`, `image`, `labels`, `mask`."""
 
+from functools import partial
 from pathlib import Path
 
 from ..errors import DataError
@@ -39,7 +40,7 @@ def check_parameters(parameters, files=True):
     The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
     files=False reads the lists alone.
     """
-    dataset = open_dataset(parameters["dataset"], parameters["data_root"])
+    dataset, needs_mask = open_dataset(parameters["dataset"], parameters["data_root"]), {}
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
     for name, masks in (("train_list", False), ("eval_list", True), ("val_list", True)):
         if name in parameters:
@@ -49,5 +50,15 @@ def check_parameters(parameters, files=True):
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
                     "cam_batch_size or seg_batch_size"
                 )
-            if files and dataset.name != "synthetic":  # which was drawn whole by ourselves
-                dataset.check(parameters[name], masks and dataset.has_masks)
+            needs_mask |= {i: (masks and dataset.has_masks) or needs_mask.get(i, False) for i in ids}
+    if files and dataset.name != "synthetic":  # which was drawn whole by ourselves
+        from ..scores import in_shares
+
+        dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
+        job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
+        in_shares(job, list(needs_mask), parameters.get("workers", 1))
+
+
+def _check_images(ids, *, dataset, needs_mask):
+    for image_id in ids:
+        dataset.check_image(image_id, needs_mask[image_id])

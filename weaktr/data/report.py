@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from .images import read_image
 
 SHOWN = 10  # faults of a kind that are named
 
@@ -36,16 +35,11 @@ def check(dataset, lists):
                 continue
             seen.add(image_id)
             try:
-                path = dataset.image_path(image_id)
-                image, labels = read_image(path), dataset.labels(image_id) > 0
-                if dataset.mask_path(image_id).is_file():
-                    mask = dataset.mask(image_id)
-                    if mask.shape != image.shape[:2]:
-                        raise DataError(f"mask {dataset.mask_path(image_id)} has another size than its image")
-                    dataset.check_numbering(image_id, mask)
-                    named = np.flatnonzero(labels) + 1
+                image, mask = dataset.check_image(image_id)
+                labels = dataset.labels(image_id) > 0
+                if mask is not None:
                     drawn = set(np.unique(mask).tolist()) - {0, 255}
-                    if strange := drawn - set(named.tolist()):
+                    if strange := drawn - set((np.flatnonzero(labels) + 1).tolist()):
                         what = ", ".join(dataset.classes[c - 1] for c in sorted(strange))
                         faults.setdefault("classes in the mask that the label lacks", []).append(f"{image_id}: {what}")
                 elif dataset.has_masks:

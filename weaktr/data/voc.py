@@ -91,30 +91,28 @@ class VOC:
             raise DataError(f"annotation {path} names {unknown[0]!r}; the classes are {', '.join(self.classes)}")
         return np.float32([name in names for name in self.classes])
 
-    def check(self, list_name, masks=False):
-        """Read every file of a list once, so that nothing bad is met in the middle of a run.
+    def check_image(self, image_id, masks=False):
+        """Read every file of an image → image (H,W,3), mask (H,W), None where there is none.
 
-        masks: that each image has a mask; those that exist must fit their image and hold known
-        values. Raises DataError at the first fault.
+        masks: that it has a mask; one that exists must fit its image and hold known values. Raises DataError.
         """
-        for image_id in self.ids(list_name):
-            path = self.image_path(image_id)
-            size = read_image(path).shape[:2]
-            if min(size) < 16:
-                raise DataError(f"{path} is {size[1]}×{size[0]} pixels; at least 16 a side are needed")
-            self.labels(image_id)
-            if masks or self.mask_path(image_id).is_file():
-                if not self.mask_path(image_id).is_file():
-                    raise DataError(
-                        f"image {image_id} has no mask {self.mask_path(image_id)}; add it or take it off {list_name}"
-                    )
-                mask = self.mask(image_id)
-                if mask.shape != size:
-                    raise DataError(
-                        f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, "
-                        f"its image {size[1]}×{size[0]}; export the mask at the image's size"
-                    )
-                self.check_numbering(image_id, mask)
+        path, image = self.mask_path(image_id), read_image(self.image_path(image_id))
+        size = image.shape[:2]
+        if min(size) < 16:
+            raise DataError(f"{self.image_path(image_id)} is {size[1]}×{size[0]} pixels; at least 16 a side are needed")
+        self.labels(image_id)
+        if not path.is_file():
+            if masks:
+                raise DataError(f"image {image_id} has no mask {path}; add it or take it off its list")
+            return image, None
+        mask = self.mask(image_id)
+        if mask.shape != size:
+            raise DataError(
+                f"mask {path} is {mask.shape[1]}×{mask.shape[0]} pixels, "
+                f"its image {size[1]}×{size[0]}; export the mask at the image's size"
+            )
+        self.check_numbering(image_id, mask)
+        return image, mask
 
     def check_numbering(self, image_id, mask):
         """Raises DataError for a mask (H,W) that numbers its classes in another way; VOC knows one way only."""
