@@ -55,10 +55,7 @@ class RunFolder:
         return stage_key(self.parameters[stage], self._fingerprint[stage], before)
 
     def up_to_date(self, stage):
-        """Whether the stage is finished under its key; the ones before it are not looked at.
-
-        Another photograph to segment makes a stage run again, but on the predictions that are there.
-        """
+        """Whether the stage is finished, under its key and for its photograph; those before it are not looked at."""
         before, now = read_json(self.folder(stage) / "params.json"), self.parameters[stage]
         return finished_key(self.folder(stage)) == self.key(stage) and before.get("photograph") == now.get("photograph")
 

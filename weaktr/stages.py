@@ -28,7 +28,7 @@ from .files import atomic, read_json, shipped_weights, sweep_aside, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
-WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # parameters that do not enter a stage's key
+WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not enter a stage's key: results stay
 PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
 RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
 PROGRESS_SECONDS = 10.0  # between two lines of progress
@@ -63,8 +63,8 @@ def _content(path, changed):
 
 def code_digest(notebook):
     """The hash of a notebook and of the package: not in the key, as most changes of code leave results as they are."""
-    files = [notebook, *sorted(Path(__file__).parent.rglob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    package = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [notebook, *package])).hexdigest()[:16]
 
 
 def identity(folder):

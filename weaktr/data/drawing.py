@@ -171,14 +171,16 @@ def draw_body(brush, shape, cloth, trim):
 def draw_head(brush, name, x, y, r, fur):
     """Draw the head of class `name`, of radius `r`, at (x, y), in the colour of the animal's fur.
 
-    But for a beak, nothing in a face is far from the fur in colour: a patch that is like no other attends to itself
-    alone, outshines the animal in its CAM, and no refinement spreads it.
+    Nothing in a face is far from the fur in colour: a patch that is like no other attends to itself alone, outshines
+    the animal in its CAM, and no refinement spreads it.
     """
     dark = fur * 0.72
 
+    def soft(fill):
+        return fur + FACE_CONTRAST * (np.asarray(fill) - fur)
+
     def dot(dx, dy, rx, ry, fill, lean=0.0):
-        fill = fur + FACE_CONTRAST * (np.asarray(fill) - fur)
-        brush.ellipse(x + dx * r, y + dy * r, rx * r, ry * r, fill, lean=lean)
+        brush.ellipse(x + dx * r, y + dy * r, rx * r, ry * r, soft(fill), lean=lean)
 
     def eyes(spread=0.36, height=-0.12, size=0.13):
         for side in (-spread, spread):
@@ -234,13 +236,13 @@ def draw_head(brush, name, x, y, r, fur):
         for side in (-0.45, 0.45):
             dot(side, -0.1, 0.5, 0.5, (252, 226, 110))
             dot(side, -0.1, 0.22, 0.22, (24, 24, 28))
-        brush.polygon([(x + p * r, y + q * r) for p, q in ((-0.2, 0.2), (0.2, 0.2), (0, 0.72))], (240, 150, 40))
+        brush.polygon([(x + p * r, y + q * r) for p, q in ((-0.2, 0.2), (0.2, 0.2), (0, 0.72))], soft((240, 150, 40)))
     elif name == "parrot":
         crest = ((-0.55, -0.6), (-0.85, -1.5), (0.1, -1.05), (0.55, -1.6), (0.6, -0.6))
         brush.polygon([(x + p * r, y + q * r) for p, q in crest], dark)
         dot(0, 0, 0.92, 0.92, fur)
         beak = ((0.35, -0.55), (1.5, 0.05), (1.2, 0.8), (0.35, 0.55))
-        brush.polygon([(x + p * r, y + q * r) for p, q in beak], (236, 70, 48))
+        brush.polygon([(x + p * r, y + q * r) for p, q in beak], soft((236, 70, 48)))
         dot(0.05, -0.2, 0.34, 0.34, (250, 250, 244))
         dot(0.1, -0.2, 0.17, 0.17, (24, 24, 28))
     else:

@@ -39,7 +39,7 @@ from .drawing import (
 from .images import write_label_png
 from .voc import VOC
 
-VERSION = 4
+VERSION = 5
 SEED = 504
 STAMP = "synthetic.json"  # beside the data: which version it is
 SIZES = ((128, 112), (112, 128), (120, 120), (128, 104))  # (width, height) in pixels
