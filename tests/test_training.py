@@ -15,7 +15,7 @@ from weaktr.data.images import read_label_png
 from weaktr.data.transforms import SegmentationSamples, seed_everything
 from weaktr.errors import ParameterError
 from weaktr.losses import cam_losses, gradient_clipping
-from weaktr.models import create_cam_model, create_segmenter
+from weaktr.models import create_cam_model, create_segmenter, save_model
 from weaktr.train_cam import autocast, average_precision, classify, train_cam
 from weaktr.train_segmenter import clipping_quality, learning_rate, train_segmenter
 
@@ -112,6 +112,16 @@ def test_same_seed_same_cam_weights(trained_cams, tiny_dataset, tmp_path):
     model, history, *_ = trained_cams
     again, again_history = learn_cams(tiny_dataset, tmp_path)
     assert same_weights(model, again) and without_speed(history).equals(without_speed(again_history))
+
+
+def test_a_finished_cam_training_is_read_and_not_repeated(trained_cams, tiny_dataset, tmp_path):
+    model, history, *_ = trained_cams
+    save_model(model, tmp_path / "model.safetensors")
+    history.to_csv(tmp_path / "history.csv", index=False)
+    bar = Bar()
+    again, read = learn_cams(tiny_dataset, tmp_path, initial=99, progress=bar)
+    assert not bar.labels and same_weights(model, again)
+    pd.testing.assert_frame_equal(read, history)
 
 
 def test_another_seed_other_cam_weights(trained_cams, tiny_dataset, tmp_path):
@@ -314,6 +324,16 @@ def trained_masks(tiny_dataset, views, tmp_path_factory):
         patch.setattr(segmenter_loop.torch.optim, "SGD", Recorder)
         model, history = learn_masks(tiny_dataset, folder, progress=bar, watched=views)
     return model, history, folder, bar, Recorder.made
+
+
+def test_a_finished_mask_training_is_read_and_not_repeated(trained_masks, tiny_dataset, tmp_path):
+    model, history, *_ = trained_masks
+    save_model(model, tmp_path / "model.safetensors")
+    history.to_csv(tmp_path / "history.csv", index=False)
+    bar = Bar()
+    again, read = learn_masks(tiny_dataset, tmp_path, progress=bar)
+    assert not bar.labels and same_weights(model, again)
+    pd.testing.assert_frame_equal(read, history)
 
 
 def test_mask_training_reports_every_iteration(trained_masks):

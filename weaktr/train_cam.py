@@ -188,12 +188,7 @@ def classify(model, dataset, list_name, precision="auto", workers=2):
 
 def average_precision(scores, labels):
     """Average precision per class, 0…1 → (C,); NaN for a class that the list lacks."""
-    return np.array(
-        [
-            average_precision_score(labels[:, c], scores[:, c]) if labels[:, c].any() else np.nan
-            for c in range(labels.shape[1])
-        ]
-    )
+    return np.array([average_precision_score(t, s) if t.any() else np.nan for t, s in zip(labels.T, scores.T)])
 
 
 def keep(folder, model, optimizer, history, **more):
@@ -204,8 +199,14 @@ def keep(folder, model, optimizer, history, **more):
 
 
 def restore(folder, model, optimizer):
-    """Load what `keep` wrote into model and optimizer → history so far, [] for a fresh start."""
-    path = Path(folder) / "resume.pt"
+    """Load what `keep` wrote into model and optimizer → history so far, [] for a fresh start.
+
+    Of a finished training the model and its history are left: a person steps through its notebook without training.
+    """
+    path, trained = Path(folder) / "resume.pt", Path(folder) / "model.safetensors"
+    if not path.is_file() and trained.is_file():
+        model.load_state_dict(load_file(trained))
+        return pd.read_csv(Path(folder) / "history.csv").to_dict("records")
     if not path.is_file():
         return []
     state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
