@@ -236,6 +236,17 @@ def test_a_skipped_stage_says_when_its_code_has_changed(go, notebooks, capfd):
     assert "02_second · up to date, skipped (made by other code than now; --force makes it again)" in output
 
 
+def test_a_folder_in_which_another_run_is_at_work_is_left_alone(go, tmp_path):
+    go(stages=["01"])
+    artefact = tmp_path / "run/01_first/artefact.txt"
+    with stages.FileLock(tmp_path / "run/.01_first.lock"):
+        with pytest.raises(UserError, match="01_first: another run is at work there; wait for it"):
+            go({"lr": 0.2}, stages=["01"])
+        assert artefact.read_text() == "ran\n"
+    go({"lr": 0.2}, stages=["01"])
+    assert json.loads((tmp_path / "run/01_first/params.json").read_text())["lr"] == 0.2
+
+
 def test_force(go, tmp_path):
     first = go(stages=["01"])
     time.sleep(1.1)

@@ -68,9 +68,7 @@ def _parser():
     released = add("import", _import, "turn a checkpoint of the authors' code into one of weaktr")
     released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
     released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
-    released.add_argument(
-        "--heads", type=int, default=0, metavar="N", help="of the encoder (default: as the file says, or width / 64)"
-    )
+    released.add_argument("--heads", type=int, default=0, metavar="N", help="default: as the file says, or width / 64")
     released.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, step 2 (default: width / 64)")
     released.add_argument("--image-size", type=int, nargs=2, metavar="N", help="height width, where it is no square")
     released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
@@ -83,9 +81,7 @@ def _parser():
     fetch = add("fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug", data)
     fetch.add_argument("name", choices=("voc12",))
     fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
-    masks = add(
-        "coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from annotations/instances_*.json", data
-    )
+    masks = add("coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from its annotations", data)
     masks.add_argument("root", metavar="ROOT")
     masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
     add("presets", _presets, "list the presets")

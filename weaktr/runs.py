@@ -97,10 +97,10 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
             continue
         if finished_key(folder) not in (None, key):
             print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)
-        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up)
         start = time.monotonic()
-        print(f"{name} · started · {short(folder)}", flush=True)
-        _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
+        with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
+            print(f"{name} · started · {short(folder)}", flush=True)
+            _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
         print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
     current = [name for name in declared if this.up_to_date(name)]

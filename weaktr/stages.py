@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .errors import ParameterError, UserError
 from .files import atomic, read_json, shipped_weights, sweep_aside, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
@@ -63,8 +65,8 @@ def _content(path, changed):
 
 def code_digest(notebook):
     """The hash of a notebook and of the package: not in the key, as most changes of code leave results as they are."""
-    package = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [notebook, *package])).hexdigest()[:16]
+    files = sorted(path for path in (notebook, *Path(__file__).parent.rglob("*.py")) if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def identity(folder):
@@ -109,22 +111,28 @@ def prepare(folder, key, facts, clear=False):
     """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
 
     Files that a killed process left half written are deleted. Starts its manifest with `facts`, its key and its birth.
-    Raises UserError for a folder with files that no run made, and for one that cannot be written.
+    → the folder's lock, held until its `with` ends. Raises UserError for a folder with files that no run made, one in
+    which another run is at work, and one that cannot be written.
     """
     before = read_json(folder / "manifest.json")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "manifest.json").exists():
-            raise UserError(f"{folder}: holds files but no manifest.json, so no run made it; choose another run_folder")
-        if clear or before.get("key") != key:
-            remove(folder)
-            before = {}
-    made = before.get("made", uuid.uuid4().hex)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / "manifest.json").exists():
+                raise UserError(f"{folder}: files but no manifest.json, so no run made it; choose another run_folder")
+            if clear or before.get("key") != key:
+                remove(folder)
+                before = {}
         folder.mkdir(parents=True, exist_ok=True)
         sweep_aside(folder)
+        made = before.get("made", uuid.uuid4().hex)
         write_json(folder / "manifest.json", {"stage": folder.name, "key": key, "made": made, **facts})
+    except Timeout as error:
+        raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
+    return lock
 
 
 def changes(folder, parameters):

@@ -293,13 +293,13 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                     if not killed:  # runs that share the stage would fail there, too
                         failed[what] = one
     except BaseException:  # Ctrl-C above all
-        for one, _ in active.values():
-            one.state, one.message = "waiting", "interrupted"
-        _record(runs, show)
         for job in active:
             job.cancel()
         if isinstance(executor, LocalPool):
             executor.stop()
+        for one, _ in active.values():
+            one.state, one.message = "waiting", "interrupted"
+        _record(runs, show)
         raise
 
 

@@ -119,9 +119,7 @@ def train_cam(
         means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
         seconds, wait_share = time.perf_counter() - start, loader.wait_share
         if not math.isfinite(sum(means.values())):
-            raise ParameterError(
-                f"the loss became {sum(means.values())} in epoch {epoch + 1}; lower the learning rate {lr}"
-            )
+            raise ParameterError(f"the loss became {sum(means.values())} in epoch {epoch + 1}; lower the rate {lr}")
         precision_per_class = average_precision(*classify(model, dataset, val_list, precision, workers))
         history.append(
             {
