@@ -154,7 +154,7 @@ def test_a_finished_cam_training_is_only_loaded(trained_cams, tiny_dataset):
 def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
     model = cam_model()
     torch.nn.init.constant_(model.head.weight, math.nan)
-    with pytest.raises(ParameterError, match=r"loss became nan in epoch 1; lower the rate 0\.5"):
+    with pytest.raises(ParameterError, match=r"loss became nan in epoch 1; lower the learning rate 0\.5"):
         learn_cams(tiny_dataset, tmp_path, model=model)
     assert not (tmp_path / "resume.pt").exists()
 
@@ -434,7 +434,7 @@ def test_a_killed_mask_training_goes_on_as_if_nothing_had_happened(
 def test_nan_in_step_two_names_the_learning_rate(tiny_dataset, tmp_path):
     model = segmenter()
     torch.nn.init.constant_(model.decoder.cls_emb, math.nan)
-    with pytest.raises(ParameterError, match=r"loss became (nan|inf) at iteration 0; lower the rate 0\.05"):
+    with pytest.raises(ParameterError, match=r"loss became (nan|inf) at iteration 0; lower the learning rate 0\.05"):
         learn_masks(tiny_dataset, tmp_path, model=model)
     assert not (tmp_path / "resume.pt").exists()
 

@@ -118,14 +118,14 @@ def train_cam(
             bar.update(len(images), f"{loader.wait_share:.1%} waiting for data")
         means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
         seconds, wait_share = time.perf_counter() - start, loader.wait_share
-        if not math.isfinite(sum(means.values())):
-            raise ParameterError(f"the loss became {sum(means.values())} in epoch {epoch + 1}; lower the rate {lr}")
+        if not math.isfinite(loss := sum(means.values())):
+            raise ParameterError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate {lr}")
         precision_per_class = average_precision(*classify(model, dataset, val_list, precision, workers))
         history.append(
             {
                 "epoch": epoch + 1,
                 "lr": rate,
-                "loss": sum(means.values()),
+                "loss": loss,
                 **means,
                 "map_val": 100 * float(np.nanmean(precision_per_class)),
                 "images_per_second": len(loader) * batch_size / seconds,

@@ -93,8 +93,8 @@ def train_segmenter(
             row["lr"] = optimizer.param_groups[1]["lr"]
             row |= zip(measured, torch.stack(list(measured.values())).tolist())  # together: each would wait for a GPU
             row |= {"images_per_second": len(images) / (time.perf_counter() - start), "wait_share": loader.wait_share}
-            if not math.isfinite(row["loss"]):
-                raise ParameterError(f"the loss became {row['loss']} at iteration {iteration}; lower the rate {lr}")
+            if not math.isfinite(loss := row["loss"]):
+                raise ParameterError(f"the loss became {loss} at iteration {iteration}; lower the learning rate {lr}")
             history.append(row)
             bar.update(len(images), f"{row['wait_share']:.1%} waiting for data")
             if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
