@@ -19,7 +19,7 @@ def pytest_configure():
 def check_list(dataset, list_name, masks=False):
     """What a run does with its lists before it starts."""
     for image_id in dataset.ids(list_name):
-        dataset.check_image(image_id, masks)
+        dataset.check_image(image_id, list_name if masks else None)
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ KINDS = {
     "grey JPEG": (VOC, same_picture(JPEG, "L"), []),
     "CMYK JPEG": (VOC, same_picture(JPEG, "CMYK"), []),
     # masks
-    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it or take it off its list"]),
+    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it or take it off list train"]),
     "mask 1 px off": (VOC, lambda root: mask(PNG, np.add(read_label_png(root / PNG).shape, (0, 1)))(root),
                       [f"{LAST}.png is ", "pixels, its image", "export the mask at the image's size"]),
     "value 21 in a 20-class mask": (VOC, painted(PNG, 21), [f"{LAST}.png holds the value 21", "0…20 and 255"]),

@@ -160,7 +160,7 @@ def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
 
 
 def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
-    with pytest.raises(ParameterError, match="list train has 8 images, fewer than batch size 9"):
+    with pytest.raises(ParameterError, match="list train: 8 images, fewer than batch size 9"):
         learn_cams(tiny_dataset, tmp_path, batch_size=9)
 
 

@@ -100,11 +100,14 @@ def blind_threshold(ids, cams, refined):
     Refined maps make two hills, background and objects: Otsu's threshold parts them. Others are one slope without a
     valley: there it is the mean. ids: of CAM files in folder `cams`; an image without a class does not count.
     """
-    maps = (found for image_id in ids if (found := load_cams(cams / f"{image_id}.npz")))
-    counts = sum((np.histogram(strongest(found)[1], 1000, (0, 1))[0] for found in maps), np.zeros(1000))
+    counts, total = np.zeros(1000), 0.0
+    for image_id in ids:
+        if found := load_cams(cams / f"{image_id}.npz"):
+            highest = strongest(found)[1]
+            counts, total = counts + np.histogram(highest, 1000, (0, 1))[0], total + highest.sum(dtype=float)
+    if not refined:
+        return total / max(1, counts.sum())
     share = counts / max(1, counts.sum())
     below, moment = share.cumsum(), (share * (np.arange(1000) + 0.5) / 1000).cumsum()
-    if not refined:
-        return float(moment[-1])
     between = (moment[-1] * below - moment) ** 2 / np.maximum(below * (1 - below), 1e-9)
     return (int(between.argmax()) + 1) / 1000

@@ -89,9 +89,7 @@ def train_cam(
     size, views = model.config["image_size"], {"augmentation": augmentation, "min_crop": min_crop, "seed": seed}
     samples = CamSamples(dataset, train_list, size, model.mean, model.std, **views)
     if len(samples) < batch_size:
-        raise ParameterError(
-            f"list {train_list} has {len(samples)} images, fewer than batch size {batch_size}; lower it"
-        )
+        raise ParameterError(f"list {train_list}: {len(samples)} images, fewer than batch size {batch_size}; lower it")
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=device.type == "cuda")
     peak = lr * batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)

@@ -125,7 +125,6 @@ def clipping_quality(clipped, labels, truth):
     labelled = labels != 255
     known = labelled & (truth != 255)
     wrong = known & (labels != truth)
-
     return {
         "clipped_share": (clipped & labelled).sum() / labelled.sum(),
         "noise": wrong.sum() / known.sum(),

@@ -50,7 +50,7 @@ def check_parameters(parameters, files=True):
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
                     "cam_batch_size or seg_batch_size"
                 )
-            needs_mask |= {i: (masks and dataset.has_masks) or needs_mask.get(i, False) for i in ids}
+            needs_mask |= {i: parameters[name] if masks and dataset.has_masks else needs_mask.get(i) for i in ids}
     if files and dataset.name != "synthetic":  # which was drawn whole by ourselves
         from ..scores import in_shares
 

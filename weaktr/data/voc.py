@@ -91,10 +91,10 @@ class VOC:
             raise DataError(f"annotation {path} names {unknown[0]!r}; the classes are {', '.join(self.classes)}")
         return np.float32([name in names for name in self.classes])
 
-    def check_image(self, image_id, masks=False):
+    def check_image(self, image_id, mask_list=None):
         """Read every file of an image → image (H,W,3), mask (H,W), None where there is none.
 
-        masks: that it has a mask; one that exists must fit its image and hold known values. Raises DataError.
+        mask_list: the list that needs it; one that exists must fit its image and hold known values. Raises DataError.
         """
         path, image = self.mask_path(image_id), read_image(self.image_path(image_id))
         size = image.shape[:2]
@@ -102,8 +102,8 @@ class VOC:
             raise DataError(f"{self.image_path(image_id)} is {size[1]}×{size[0]} pixels; at least 16 a side are needed")
         self.labels(image_id)
         if not path.is_file():
-            if masks:
-                raise DataError(f"image {image_id} has no mask {path}; add it or take it off its list")
+            if mask_list:
+                raise DataError(f"image {image_id} has no mask {path}; add it or take it off list {mask_list}")
             return image, None
         mask = self.mask(image_id)
         if mask.shape != size:
