@@ -116,12 +116,12 @@ def test_another_photograph_is_segmented_without_predicting_all_again(smoke, tmp
 def test_ablations_are_drawn_from_the_committed_results(smoke):
     runs.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
     folder = smoke / "06_ablations"
-    figures = {f"sweep_demo_small_{name}{width}" for name in ("composition", "crf") for width in ("", "_one_column")}
+    figures = {f"sweep_demo_{name}{width}" for name in ("composition", "crf") for width in ("", "_one_column")}
     assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published_methods", *figures}
-    for name in ("demo_small_composition_table", "demo_small_crf_table", "published"):
+    for name in ("demo_composition_table", "demo_crf_table", "published"):
         assert (folder / f"{name}.tex").read_text().startswith(r"\begin{table}")
         assert "| --" in (folder / f"{name}.md").read_text()
-    results = pd.read_csv(folder / "figures/sweep_demo_small_crf.csv")
+    results = pd.read_csv(folder / "figures/sweep_demo_crf.csv")
     assert set(results["seed"]) == {504, 505, 506} and results["key"].str.fullmatch("[0-9a-f]{64}").all()
     records = json.loads((folder / "metrics.json").read_text())
     assert len(records) == 8 and all(record["value"] > 30 for record in records)
