@@ -7,13 +7,15 @@ value and the remedy. No words: it is no fault.
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from conftest import FOLDER_TABLE, check_list
 from PIL import Image
 
-from weaktr import runs, stages
+from weaktr import checks, runs, stages
 from weaktr.data import check_parameters, open_dataset
 from weaktr.data.images import read_label_png, write_label_png
 from weaktr.errors import DataError, UserError
@@ -153,7 +155,7 @@ KINDS = {
         COCO, both(mask(COCO_MASK, (30, 40)), painted(COCO_MASK, 17), write(COCO_JSON, json.dumps(ANNOTATED))),
         [f"{COCO_LAST}.png holds 17, which its annotations lack", "without gaps; convert"]),
     # annotations
-    "missing XML": (VOC, gone(XML), [f"{LAST}.xml does not exist; every image needs its XML"]),
+    "missing XML": (VOC, gone(XML), [f"{LAST}.xml does not exist; image labels are read from it"]),
     "truncated XML": (VOC, cut(XML, 150), [f"{LAST}.xml is no well-formed XML", "restore the file"]),
     "empty XML": (VOC, write(XML, ""), [f"{LAST}.xml is no well-formed XML (no element found", "restore the file"]),
     "XML with an unknown class": (VOC, replaced(XML, r"<name>\w+</name>", "<name>dragon</name>"),
@@ -208,7 +210,7 @@ KINDS = {
                               ["labels.csv is no UTF-8 CSV file", "save it as CSV in UTF-8"]),
     "labels.csv with a class typo": (
         FOLDER, both(CLASSES_TXT, table(FOLDER_TABLE.replace("two.jpg,dog", "two.jpg,dgo"))),
-        ["line 3: class 'dgo' is not in classes.txt, did you mean 'dog'?"]),
+        ["line 3: class 'dgo' is not in classes.txt, did you mean dog?"]),
     "labels.csv with a class of another kind": (
         FOLDER, both(CLASSES_TXT, table(FOLDER_TABLE.replace("two.jpg,dog", "two.jpg,zebra"))),
         ["line 3: class 'zebra' is not in classes.txt; it has cat, dog"]),
@@ -289,6 +291,19 @@ def test_a_run_is_refused_before_it_starts(voc12_copy, tmp_path, kind):
     with pytest.raises(DataError, match=re.escape(word)):
         runs.run(parameters(voc12_copy), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_photographs_whose_attention_no_memory_could_hold(voc12_copy, tmp_path, monkeypatch):
+    """The largest image is named; at half its size its maps would take a sixteenth."""
+    width, height = max((Image.open(path).size for path in voc12_copy.rglob("*.jpg")), key=np.prod)
+    need = 2 * 3 * 4 * ((width // 8) * (height // 8)) ** 2  # patches of 8 pixels, float32
+    given = parameters(voc12_copy, train_list="train", device="cpu", cam_scales=[0.5, 1.0])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=need / 16))
+    with pytest.raises(DataError, match=r"GB are there; shrink it to 50 %, or lower cam_scales") as caught:
+        runs.run(given, tmp_path / "run")
+    assert re.search(rf"JPEGImages/scene_\d+\.jpg is {width}×{height} pixels", str(caught.value))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=need))
+    checks.check_run(runs.check_parameters(given, runs.catalogue()))
 
 
 def test_a_run_folder_that_cannot_be_made(voc12_copy, tmp_path):

@@ -30,9 +30,9 @@ BAD = {
     "cam_min_crop": (0.0, "above 0"),
     "seg_augment": ([2.0, 0.5], "the smallest first"),
     "window_stride": (97, "leaves gaps"),
-    "clip_cell": (25, "do not divide crop_size 96"),
-    "image_size": (100, "multiple of the backbone's patch of 8"),
-    "crop_size": (100, "do not divide"),
+    "clip_cell": (25, "does not divide crop_size 96"),
+    "image_size": (100, "multiple of the patch of 8"),
+    "crop_size": (100, "does not divide"),
     "reduction": (100, "lower it"),
     "backbone": ("resnet18", "no plain ViT"),
     "weights": ("nowhere/deit.safetensors", "does not exist"),
@@ -60,7 +60,7 @@ def test_good_values_pass():
 def test_the_crop_is_held_against_the_patch_of_its_own_backbone():
     own = {"seg_backbone": "vit_small_patch14_dinov2", "seg_patch": 0, "window_stride": 84, "clip_cell": 14}
     check_run(DEFAULTS | own | {"crop_size": 84})  # a multiple of 14, not of step 1's patch of 8
-    with pytest.raises(UserError, match="crop_size: 98 is no multiple of the backbone's patch of 16"):
+    with pytest.raises(UserError, match="crop_size: 98 is no multiple of the patch of 16"):
         check_run(DEFAULTS | own | {"crop_size": 98, "seg_patch": 16})
 
 

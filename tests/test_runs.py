@@ -406,7 +406,7 @@ def test_progress_lines(capsys, monkeypatch):
 def test_oracle_rows_are_marked():
     record = {"stage": "02", "list": "train", "list_size": 5, "metric": "mIoU", "value": 61.234, "crf": False}
     record |= {"threshold": 0.43, "threshold_from": "masks", "scales": [1.0, 1.2], "oracle": True}
-    header, row = stages.results_table([record]).splitlines()
+    header, row = stages.aligned(stages.results_rows([record])).splitlines()
     assert header.split()[0] == "stage"
     assert row.split() == ["02", "train", "(5)", "0.43", "(masks)", "1.0,", "1.2", "no", "mIoU", "61.23", "oracle"]
 

@@ -1,8 +1,10 @@
 """What a run would stumble over later, refused before its first kernel starts: values, files, network, data."""
 
+import psutil
+
 from .data import check_parameters as check_data
 from .data.images import read_image
-from .errors import ParameterError, UserError
+from .errors import DataError, ParameterError, UserError
 from .parameters import near
 from .stages import resolve
 
@@ -52,20 +54,18 @@ def check_run(values, data=True):
             if name in values and not fits(values[name]):
                 raise ParameterError(f"parameter {name}: {values[name]} must {rule}")
     if {"crop_size", "window_stride"} <= values.keys() and values["window_stride"] > values["crop_size"]:
-        raise ParameterError(
-            f"parameter window_stride: {values['window_stride']} leaves gaps between windows of crop_size "
-            f"{values['crop_size']}"
-        )
+        sizes = f"{values['window_stride']} leaves gaps between windows of crop_size {values['crop_size']}"
+        raise ParameterError(f"parameter window_stride: {sizes}")
     if {"crop_size", "clip_cell"} <= values.keys() and values["crop_size"] % values["clip_cell"]:
-        raise ParameterError(
-            f"parameter clip_cell: cells of {values['clip_cell']} pixels do not divide crop_size {values['crop_size']}"
-        )
+        sizes = f"{values['clip_cell']} does not divide crop_size {values['crop_size']}"
+        raise ParameterError(f"parameter clip_cell: {sizes}")
     if values.get("photograph"):
         read_image(resolve(values["photograph"]))
     _check_device(values.get("device", "auto"))
-    if "backbone" in values:
-        _check_network(values)
-    check_data(values, files=data)
+    patch = _check_network(values) if "backbone" in values else None
+    largest = check_data(values, files=data)
+    if largest and patch and "cam_scales" in values:
+        _check_memory(*largest, max(values["cam_scales"]), patch, values["device"])
 
 
 def _check_device(name):
@@ -81,22 +81,37 @@ def _check_network(values):
     from .models import create_cam_model
     from .models.encoder import make_vit
 
-    if values["weights"] and not resolve(values["weights"]).is_file():
-        raise UserError(f"parameter weights: {values['weights']} does not exist; give a file, or leave it empty")
+    for name in ("weights", "seg_weights"):
+        if values.get(name) and not resolve(values[name]).is_file():
+            raise UserError(f"parameter {name}: {values[name]} does not exist; give a file, or leave it empty")
     try:
         names = ("image_size", "fusion", "pool", "reduction", "last_k")
         options = {name: values[name] for name in names if name in values}
         model = create_cam_model(values["backbone"], 1, pretrained=False, **options)
     except (ValueError, AssertionError) as error:
         raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
-    if values.get("seg_weights") and not resolve(values["seg_weights"]).is_file():
-        raise UserError(f"parameter seg_weights: {values['seg_weights']} does not exist; give a file or leave it empty")
     patch = seg_patch = model.encoder.vit.patch_embed.patch_size[0]
     if values.get("seg_backbone"):
         vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=values["seg_patch"] or None)
         seg_patch = vit.patch_embed.patch_size[0]
     for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or seg_patch)):
         if values.get(name, side) % side:
-            raise ParameterError(
-                f"parameter {name}: {values[name]} is no multiple of the backbone's patch of {side} pixels"
-            )
+            raise ParameterError(f"parameter {name}: {values[name]} is no multiple of the patch of {side} pixels")
+    return patch
+
+
+def _check_memory(path, size, scale, patch, device):
+    """Of an image and its mirror, a head's scores, its map and the sum of all have N×N floats (`fusion.head_maps`)."""
+    import torch
+
+    from .train_cam import pick_device
+
+    tokens = int(size[0] * scale) // patch * (int(size[1] * scale) // patch)
+    cuda = pick_device(device).type == "cuda"
+    there = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
+    need = 2 * 3 * 4 * tokens**2
+    if need > there:
+        raise DataError(
+            f"{path} is {size[1]}×{size[0]} pixels: at scale {scale} its attention maps take {need / 1e9:.1f} GB, "
+            f"{there / 1e9:.1f} GB are there; shrink it to {100 * (there / need) ** 0.25:.0f} %, or lower cam_scales"
+        )

@@ -18,6 +18,7 @@ from .presets import published
 from .stages import (
     ROOT,
     RUNNER,
+    aligned,
     changes,
     clock,
     code_digest,
@@ -27,7 +28,7 @@ from .stages import (
     open_stage,
     prepare,
     resolve,
-    results_table,
+    results_rows,
     stage_key,
 )
 
@@ -107,7 +108,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
     for record in records:
         record["published"] = published(preset, record)
-    print(f"\nResults in {short(this.path)}\n{results_table(records)}", flush=True)
+    print(f"\nResults in {short(this.path)}\n{aligned(results_rows(records))}", flush=True)
 
 
 def select(stages, declared):

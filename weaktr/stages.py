@@ -244,7 +244,7 @@ class Stage:
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
-        print(results_table(records) if records else "no masks, so nothing was measured", flush=True)
+        print(aligned(results_rows(records)) if records else "no masks, so nothing was measured", flush=True)
 
 
 def clock(seconds):
@@ -275,19 +275,8 @@ class Progress:
         else:
             seconds, word = now - self._start, "in all"
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        parts = (
-            self.prefix,
-            f"{self.done}/{self.total} {self.unit}",
-            f"{rate} {self.unit}/s",
-            f"{clock(seconds)} {word}",
-            note,
-        )
-        print(" · ".join(filter(None, parts)), flush=True)
-
-
-def results_table(records):
-    """Metrics records as a plain text table, see `results_rows`."""
-    return aligned(results_rows(records))
+        done = f"{self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock(seconds)} {word}"
+        print(" · ".join(filter(None, (self.prefix, done, note))), flush=True)
 
 
 def results_rows(records):

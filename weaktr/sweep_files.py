@@ -148,11 +148,8 @@ def _check_shape(where, source):
     for key in ("variants", "grid"):
         if key in source and not source[key]:
             raise ParameterError(f"{where}: [{key}] is empty; give it an entry, or leave it out")
-    for label, own in {
-        "set": source.get("set", {}),
-        "grid": source.get("grid", {}),
-        **source.get("variants", {}),
-    }.items():
+    given = {"set": source.get("set", {}), "grid": source.get("grid", {}), **source.get("variants", {})}
+    for label, own in given.items():
         if not isinstance(own, dict):
             raise ParameterError(
                 f"{where}: variant {label!r} is {own!r}; write [variants.{label}] and its overrides below"

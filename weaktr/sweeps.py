@@ -283,9 +283,7 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                     one.state, one.message, stage = "waiting", "", one.stages[0]
                     _skip_finished(one)
                     if one.stages and one.stages[0] == stage:
-                        raise UserError(
-                            "made, but not under its key: the data changed meanwhile; start the sweep again"
-                        )
+                        raise UserError("made, but not under its key: the data changed; start the sweep again")
                 except Exception as error:  # whatever it was, it is this run's: the others go on
                     killed = isinstance(error, BrokenExecutor)
                     reason = "its process was killed, most often for lack of memory" if killed else error

@@ -1,5 +1,6 @@
 """One contract, one reader file per source: `open_dataset` gives an object with `ids`, `image`, `labels`, `mask`."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def check_parameters(parameters, files=True):
     """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
 
     The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
-    files=False reads the lists alone.
+    files=False reads the lists alone. → path and size (height, width) of the largest image, None where none was read.
     """
     dataset, needs_mask = open_dataset(parameters["dataset"], parameters["data_root"]), {}
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
@@ -56,9 +57,9 @@ def check_parameters(parameters, files=True):
 
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
         job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
-        in_shares(job, list(needs_mask), parameters.get("workers", 1))
+        return max(in_shares(job, list(needs_mask), parameters.get("workers", 1)), key=lambda one: math.prod(one[1]))
 
 
 def _check_images(ids, *, dataset, needs_mask):
-    for image_id in ids:
-        dataset.check_image(image_id, needs_mask[image_id])
+    sizes = {dataset.image_path(i): dataset.check_image(i, needs_mask[i])[0].shape[:2] for i in ids}
+    return max(sizes.items(), key=lambda one: math.prod(one[1]))

@@ -10,7 +10,6 @@ alphabetical order. Masks are optional: masks/<image's path>.png, 0 background, 
 """
 
 import csv
-import difflib
 import hashlib
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..errors import DataError
+from ..parameters import near
 from .lists import evenly
 from .voc import VOC
 
@@ -45,10 +45,9 @@ class Folder(VOC):
         for row in self._rows.values():
             for label in row["labels"]:
                 if label not in self.classes:
-                    near = difflib.get_close_matches(label, self.classes, n=1)
                     raise DataError(
                         f"{self.root / 'labels.csv'}, line {row['line']}: class {label!r} is not in classes.txt"
-                        + (f", did you mean {near[0]!r}?" if near else f"; it has {', '.join(self.classes)}")
+                        + (near(label, self.classes) or f"; it has {', '.join(self.classes)}")
                     )
         if not self.classes:
             raise DataError(f"{self.root / 'labels.csv'} names no class; write labels, separated by `;`")

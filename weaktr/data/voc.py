@@ -81,9 +81,7 @@ class VOC:
         try:
             names = [name.text or "" for name in ElementTree.parse(path).iterfind("object/name")]
         except FileNotFoundError as error:
-            raise DataError(
-                f"annotation {path} does not exist; every image needs its XML for the image label"
-            ) from error
+            raise DataError(f"annotation {path} does not exist; image labels are read from it") from error
         except ElementTree.ParseError as error:
             raise DataError(f"annotation {path} is no well-formed XML ({error}); restore the file") from error
         unknown = sorted(set(names) - set(self.classes))
