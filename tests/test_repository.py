@@ -78,6 +78,18 @@ def test_papers_are_there(name):
     assert (ROOT / name).read_text().strip()
 
 
+def test_the_readme_shows_the_numbers_of_the_committed_run():
+    measured = set()
+    for path in (ROOT / "papermill_runs/reference").glob("0[1-5]_*/metrics.json"):
+        for r in json.loads(path.read_text()):
+            crf, oracle = {True: "yes", False: "no", None: "–"}[r["crf"]], " *oracle*" if r["oracle"] else ""
+            measured.add((r["metric"], f"{r['list']} ({r['list_size']})", crf, f"{r['value']:.1f}{oracle}"))
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines()]
+    shown = [(row[0], row[1], row[4], row[5]) for row in rows if len(row) == 6 and re.match(r"[\d.]+", row[5])]
+    assert len(shown) >= 8
+    assert not set(shown) - measured
+
+
 def test_nothing_of_this_machine_is_written_down():
     folders = re.compile(r"(?<![\w.}/~-])/(?:home|Users|root|work|mnt|media)/\w")
     hosts = re.compile(r"\b(?:pypi|pythonhosted|anaconda|prefix|npmjs)\.(?:org|com|dev)\b|index[-]url")

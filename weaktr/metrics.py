@@ -74,17 +74,17 @@ def seed_mask(cams, threshold, shape=None):
 def thresholds_below(values, thresholds, cells=4096):
     """`np.searchsorted(thresholds, values)`: how many of the sorted thresholds are strictly below each value → int32.
 
-    values, thresholds: float32. Values in 0…1 fall into cells of equal width: what is below a cell is looked up, and
-    only the few values that share their cell with a threshold are searched for.
+    values, thresholds: float32. Values in 0…1 fall into cells of equal width: the thresholds of the cells before a
+    value's are below it, those of its own cell are compared with it one after the other.
     """
 
     def cell(x):  # never falls as x grows, however it is rounded: where cells differ, they tell which x is larger
         return (np.clip(x, 0, 1) * np.float32(cells)).astype(np.int32)
 
-    every, occupied, place = np.arange(cells + 1, dtype=np.int32), cell(thresholds), cell(values)
-    found = np.searchsorted(occupied, every).astype(np.int32)[place]
-    shared = np.isin(every, occupied)[place]
-    found[shared] = np.searchsorted(thresholds, values[shared])
+    occupied, following = cell(thresholds), np.append(thresholds, np.float32(np.inf))
+    found = np.searchsorted(occupied, np.arange(cells + 1, dtype=np.int32)).astype(np.int32)[cell(values)]
+    for _ in range(np.bincount(occupied, minlength=1).max()):
+        found += values > following[found]
     return found
 
 
@@ -129,15 +129,13 @@ def curve_table(counts, thresholds):
     """`threshold_counts` → the DataFrame of `threshold_curve`."""
     order, num_classes = np.argsort(np.asarray(thresholds, np.float32)), len(counts)
     above = counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]  # pixels that are still foreground at each threshold
-    rows = []
-    for position, index in enumerate(order):
-        confusion = above[..., position].copy()
-        confusion[:, 0] += counts.sum((1, 2)) - confusion.sum(1)
-        hits, truth, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            union = truth + predicted - hits
-            shares = np.stack([(predicted - hits) / union, (truth - hits) / union, hits / predicted, hits / truth])
-        per_class = 100 * iou(confusion)
-        rows.append((index, [thresholds[index], np.nanmean(per_class), *(100 * np.nanmean(shares, 1)), *per_class]))
+    confusions = np.moveaxis(above, -1, 0).copy()
+    confusions[..., 0] += counts.sum((1, 2)) - confusions.sum(-1)
+    hits, truth, predicted = np.moveaxis(pixel_counts(confusions), -2, 0)
+    union, per_class = truth + predicted - hits, 100 * iou(confusions)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = [(predicted - hits) / union, (truth - hits) / union, hits / predicted, hits / truth]
+    means = [np.nanmean(per_class, -1), *(100 * np.nanmean(share, -1) for share in shares)]
     names = ["threshold", "miou", "false_positive", "false_negative", "precision", "recall", *range(num_classes)]
-    return pd.DataFrame([row for _, row in sorted(rows, key=lambda pair: pair[0])], columns=names)
+    table = pd.DataFrame(np.column_stack([np.asarray(thresholds)[order], *means, per_class]), columns=names)
+    return table.iloc[np.argsort(order)].reset_index(drop=True)

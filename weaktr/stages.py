@@ -347,13 +347,18 @@ def _environment():
 
 
 def _usage():
-    """Peak memory of this process and its largest child, and the GPU's where one was used, for the manifest."""
+    """What the stage took and what decides its last digits, for the manifest: peak memory of this process and of its
+    largest child, threads, what precision "auto" stood for, and the GPU where one was used."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit
     usage = {"peak_memory_mb": round(peak / 1e6)}
-    torch = sys.modules.get("torch")  # a stage that never imported torch used no GPU
+    torch = sys.modules.get("torch")
+    if torch:  # else the stage computed nothing that depends on these
+        from .train_cam import auto_precision, pick_device
+
+        usage |= {"threads": torch.get_num_threads(), "auto_precision": auto_precision(pick_device())}
     if torch and torch.cuda.is_available():
         usage |= {"gpu": torch.cuda.get_device_name(), "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
     return usage

@@ -41,14 +41,17 @@ def pick_device(name="auto"):
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def auto_precision(device):
+    """What "auto" stands for on a device: "bf16" where the hardware multiplies it, else "fp32"."""
+    gpu, cpu = torch.cuda.is_bf16_supported, torch.cpu._is_avx512_bf16_supported
+    return "bf16" if (gpu(including_emulation=False) if device.type == "cuda" else cpu()) else "fp32"
+
+
 def autocast(device, precision="auto"):
     """Mixed precision context. precision: "auto" (bfloat16 where the hardware multiplies it), "bf16" or "fp32"."""
     if precision not in ("auto", "bf16", "fp32"):
         raise ParameterError(f"precision {precision!r} is unknown; one of auto, bf16, fp32")
-    if precision == "auto":
-        gpu, cpu = torch.cuda.is_bf16_supported, torch.cpu._is_avx512_bf16_supported
-        fast = gpu(including_emulation=False) if device.type == "cuda" else cpu()
-        precision = "bf16" if fast else "fp32"
+    precision = auto_precision(device) if precision == "auto" else precision
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 

@@ -14,7 +14,7 @@ from .losses import gradient_clipping
 from .train_cam import autocast, keep, restore
 
 ENCODER_FACTOR = 0.1  # learning rate of the encoder relative to the decoder's
-WATCHES = 8  # how often the watched images are looked at during training
+WATCHES = 20  # how often the watched images are looked at during training
 
 
 def learning_rate(iteration, iterations, lr=1e-4, min_lr=1e-5):
