@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/cam_step.py [image size] [batch]
 
 Time and memory of the network that keeps its attention maps, of the one that makes them anew (low-memory mode), and of
-the way the released code goes about it, written here from METHOD.md: all maps stacked in one tensor, weighed and
-averaged as a whole. Random weights: the time does not depend on them.
+the way the released code fuses them, written here from METHOD.md: all maps stacked in one tensor, weighed and averaged
+as a whole (the released code copies them more often than that). Random weights: the time does not depend on them.
 """
 
 import sys
@@ -23,7 +23,7 @@ WAYS = {
     "plain timm step": "plain",
     "CAM network, maps kept": "kept",
     "CAM network, low memory": "remade",
-    "CAM network, maps stacked": "stacked",
+    "CAM network, maps stacked and weighed": "stacked",
 }
 
 

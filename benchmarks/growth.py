@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/growth.py [figure's folder]
 
 Time and memory of a forward pass as CAM generation has it and of a training step, each point in a process of its own.
-A step is run once to warm up and once measured; memory is the peak above what the process held between the two. Drawn
-with fitted exponents as figures/cost_growth.{png,pdf}, the numbers beside it as CSV.
+By size both ways are measured, maps kept and made anew, since the network changes from one to the other as images grow.
+A step is run once to warm up and three times measured: the median time, and the peak of memory above what the process
+held before. Printed and drawn with fitted exponents as figures/cost_growth.{png,pdf}, the numbers beside it as CSV.
 """
 
 import ctypes
@@ -27,29 +28,34 @@ from weaktr.inference import generate_grids, mirrored_pairs
 from weaktr.losses import cam_losses
 from weaktr.models import create_cam_model
 from weaktr.plots import style
-from weaktr.plots_dense import BLUE, ORANGE, VERMILLION, WIDTH
+from weaktr.plots_dense import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH
 
 BACKBONE, PATCH = "deit_small_patch16_224", 16
 ONE = {"size": 224, "batch": 1, "classes": 20}
 SWEEPS = {
-    "size": [ONE | {"size": size} for size in (224, 320, 448, 608, 768)],
+    "size": [ONE | {"size": size, "keep_maps": keep} for keep in (True, False) for size in (224, 320, 448, 608, 768)],
     "batch": [ONE | {"batch": batch} for batch in (1, 2, 4, 8)],
     "classes": [ONE | {"classes": classes} for classes in (20, 45, 90)],
 }
 IMAGES = (1, 2, 4)  # photographs of 500×375 at one scale, mirrored
-KINDS = {"forward": (BLUE, "o", "-"), "training step": (VERMILLION, "s", "--"), "generation": (ORANGE, "^", "-.")}
+WAYS = {None: "", True: ", maps kept", False: ", low memory"}
+KINDS = {
+    "forward": (BLUE, "o", "-"), "training step": (VERMILLION, "s", "--"), "generation": (ORANGE, "^", "-."),
+    "forward, maps kept": (BLUE, "o", "-"), "forward, low memory": (SKY, "v", ":"),
+    "training step, maps kept": (VERMILLION, "s", "--"), "training step, low memory": (GREEN, "D", "-."),
+}  # fmt: skip
 
 
-def forward(size, batch, classes):
+def forward(size, batch, classes, keep_maps=None):
     """→ function that computes the CAMs of a batch without gradients."""
-    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size).eval()
+    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size, keep_maps=keep_maps).eval()
     x = torch.randn(batch, 3, size, size)
     return torch.inference_mode()(lambda: model(x))
 
 
-def training_step(size, batch, classes):
+def training_step(size, batch, classes, keep_maps=None):
     """→ function that takes one step of AdamW."""
-    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size)
+    model = create_cam_model(BACKBONE, classes, pretrained=False, image_size=size, keep_maps=keep_maps)
     x, y = torch.randn(batch, 3, size, size), torch.ones(batch, classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -76,18 +82,20 @@ def generation(images):
     return way
 
 
-def cost(make, settings):
-    """Seconds and peak bytes of the function that `make` builds, the second time it runs."""
-    way = make(**settings)
+def cost(make, settings, times=3):
+    """Seconds, the median, and peak bytes of the function that `make` builds, once it has run before."""
+    way, seconds = make(**settings), []
     way()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = psutil.Process().memory_info().rss, time.perf_counter()
-    way()
-    seconds = time.perf_counter() - start
+    before = psutil.Process().memory_info().rss
+    for _ in range(times):
+        start = time.perf_counter()
+        way()
+        seconds.append(time.perf_counter() - start)
     peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    return seconds, peak - before
+    return float(np.median(seconds)), peak - before
 
 
 def in_a_process(make, settings):
@@ -96,9 +104,13 @@ def in_a_process(make, settings):
         return pool.apply(cost, (make, settings))
 
 
-def exponent(x, y):
-    """Slope of log y over log x: the p of y ~ x^p."""
-    return np.polyfit(np.log(x), np.log(y), 1)[0]
+def exponents(table):
+    """The p of y ~ x^p, fitted to each line of the figure → DataFrame quantity, kind, seconds, megabytes."""
+    rows = []
+    for (quantity, kind), points in table.groupby(["quantity", "kind"], sort=False):
+        fits = {y: np.polyfit(np.log(points["x"]), np.log(points[y]), 1)[0] for y in ("seconds", "megabytes")}
+        rows.append({"quantity": quantity, "kind": kind} | fits)
+    return pd.DataFrame(rows)
 
 
 @style()
@@ -106,25 +118,26 @@ def draw(table):
     """Time above, memory below, a column per quantity: DataFrame quantity, kind, x, seconds, megabytes → Figure."""
     names = {"size": "patches of the image", "batch": "batch", "classes": "classes", "images": "images"}
     figure = Figure(figsize=(WIDTH, 4.4))
-    axes = figure.subplots(2, len(names), sharex="col", sharey="row")
+    axes, fitted = figure.subplots(2, len(names), sharex="col", sharey="row"), exponents(table)
+    fitted = fitted.set_index(["quantity", "kind"])
     for column, (quantity, label) in zip(axes.T, names.items()):
         for ax, measure in zip(column, ("seconds", "megabytes")):
             for kind, points in table[table["quantity"] == quantity].groupby("kind", sort=False):
                 colour, marker, line = KINDS[kind]
-                power = round(exponent(points["x"], points[measure]), 2) + 0.0  # no -0.00
+                power = round(fitted.loc[(quantity, kind), measure], 2) + 0.0  # no -0.00
                 text = f"{kind} $\\propto x^{{{power:.2f}}}$"
                 ax.plot(points["x"], points[measure], line, color=colour, marker=marker, label=text)
             ticks = table[table["quantity"] == quantity]["x"].unique()
             ax.set(xscale="log", yscale="log")
             ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], rotation=45 if quantity == "size" else 0)
             ax.minorticks_off()
-            ax.legend(fontsize=7, loc="upper left", handlelength=2, borderaxespad=0)
+            ax.legend(fontsize=5.5, loc="upper left", handlelength=2, borderaxespad=0)
         column[0].set_title("by size, 224 … 768 px" if quantity == "size" else f"by {quantity}")
         column[1].set_xlabel(label)
     for ax, text in zip(axes[:, 0], ("seconds", "megabytes above rest")):
         ax.set_ylabel(text)
         low, high = ax.get_ylim()
-        ax.set_ylim(low, high * 4)  # room for the legends
+        ax.set_ylim(low, high * 6)  # room for the legends
     return figure
 
 
@@ -134,7 +147,10 @@ def main(folder="figures"):
         (quantity, kind, (settings["size"] // PATCH) ** 2 if quantity == "size" else settings[quantity], make, settings)
         for quantity, sweep in SWEEPS.items()
         for settings in sweep
-        for kind, make in (("forward", forward), ("training step", training_step))
+        for kind, make in (
+            (f"forward{WAYS[settings.get('keep_maps')]}", forward),
+            (f"training step{WAYS[settings.get('keep_maps')]}", training_step),
+        )
     ]
     points += [("images", "generation", images, generation, {"images": images}) for images in IMAGES]
     rows = []
@@ -147,6 +163,8 @@ def main(folder="figures"):
         print(f"growth · {kind} · {text} · {seconds:.2f} s · {rows[-1]['megabytes']:.0f} MB", flush=True)
     table, figure = pd.DataFrame(rows), Path(folder) / "cost_growth"
     table.drop(columns="x").to_csv(f"{figure}.csv", index=False)
+    exponents(table).round(3).to_csv(f"{figure}_exponents.csv", index=False)
+    print(f"exponents, size by the number of tokens\n{exponents(table).round(2).to_string(index=False)}", flush=True)
     drawn = draw(table)
     drawn.savefig(f"{figure}.pdf", metadata={"CreationDate": None})
     drawn.savefig(f"{figure}.png")

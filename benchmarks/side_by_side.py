@@ -4,30 +4,35 @@ import gc
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
+
+from weaktr.stages import cores, environment
+from weaktr.train_cam import auto_precision, pick_device
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def measure(ways, *, rounds=5, name, unit="s"):
-    """Run every way once to warm up, then `rounds` times in turns; print and write a table.
+    """Run every way once to warm up, then `rounds` times in turns, each round from another one on; print and write.
 
     ways: {name: function of no arguments}; the first is what the others are held against. → DataFrame way, median,
-    spread (half the distance between the quartiles), ratio to the first.
+    spread (half the distance from the least to the greatest), ratio to the first, which is the median of the rounds'.
     """
     for way in ways.values():
         way()
-    seconds = {label: [] for label in ways}
-    for _ in range(rounds):
-        for label, way in ways.items():
+    seconds, labels = {label: [] for label in ways}, list(ways)
+    for number in range(rounds):
+        for label in np.roll(labels, -number).tolist():
             gc.collect()
             start = time.perf_counter()
-            way()
+            ways[label]()
             seconds[label].append(time.perf_counter() - start)
     table = pd.DataFrame(seconds)
     first = next(iter(ways))
@@ -35,14 +40,22 @@ def measure(ways, *, rounds=5, name, unit="s"):
         {
             "way": list(ways),
             f"median ({unit})": table.median().to_numpy(),
-            f"spread ({unit})": ((table.quantile(0.75) - table.quantile(0.25)) / 2).to_numpy(),
+            f"spread ({unit})": ((table.max() - table.min()) / 2).to_numpy(),
             f"ratio to {first}": (table.div(table[first], axis=0)).median().to_numpy(),
             "rounds": rounds,
         }
     )
+    return write(found, name)
+
+
+def write(found, name):
+    """Print a table, and write it to results/<name>.csv with the machine, the commit and the day it was measured."""
+    facts = environment()
+    machine = f"{facts['hardware']['cpu']}, {cores()} cores, {auto_precision(pick_device())}"
+    print(f"{name} · {machine}\n{found.round(3).to_string(index=False)}\n", flush=True)
     RESULTS.mkdir(exist_ok=True)
-    found.to_csv(RESULTS / f"{name}.csv", index=False)
-    print(f"{name} · {psutil.cpu_count()} cores\n{found.round(3).to_string(index=False)}\n", flush=True)
+    measured = {"machine": machine, "commit": facts["git"]["commit"], "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    found.assign(**measured).to_csv(RESULTS / f"{name}.csv", index=False)
     return found
 
 
@@ -82,6 +95,4 @@ def measure_memory(make, ways, *, name):
         peaks = [pool.submit(peak_memory, make, arguments).result() for arguments in ways.values()]
     found = pd.DataFrame({"way": list(ways), "peak (MB)": peaks})
     found[f"ratio to {next(iter(ways))}"] = found["peak (MB)"] / peaks[0]
-    RESULTS.mkdir(exist_ok=True)
-    found.to_csv(RESULTS / f"{name}.csv", index=False)
-    print(f"{name}\n{found.round(2).to_string(index=False)}\n", flush=True)
+    write(found, name)

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/sliding_windows.py
 
-Photographs: DeiT-S/16 with windows of 480 pixels, a forward pass of which alone fills two cores, and the small backbone
-with windows of 96. Demo: the small backbone on an image of the embedded data set, as its notebooks evaluate it. Random
-weights: the time does not depend on them.
+Photographs: DeiT-S/16 with windows of 480 pixels (two of the six published scales), a forward pass of which alone fills
+two cores, and the small backbone with windows of 96. Demo: the small backbone on an image of the embedded data set, as
+its notebooks evaluate it. "As shipped" is what `inference` chooses on this device. Probabilities that differ by more
+than 1e-5 end the benchmark. Random weights: the time does not depend on them.
 """
 
 from functools import partial
@@ -18,10 +19,10 @@ from weaktr.models import create_segmenter
 from weaktr.train_cam import pick_device
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-CASES = {  # backbone, image (H,W), classes, window, stride, base_size, scales, windows in a batch
-    "photograph_480": ("deit_small_patch16_224", (375, 500), 21, 480, 320, 520, (0.75, 1.0), (1, 2, 4)),
-    "photograph_96": ("weaktr_tiny_patch8_96", (375, 500), 21, 96, 64, 104, SIX, (1, 16, 56)),
-    "demo_96": ("weaktr_tiny_patch8_96", (112, 128), 9, 96, 64, 112, (1.0, 1.25), (1, 16, 56)),
+CASES = {  # backbone, image (H,W), classes, window, stride, base_size, scales
+    "photograph_480": ("deit_small_patch16_224", (375, 500), 21, 480, 320, 520, (0.75, 1.0)),
+    "photograph_96": ("weaktr_tiny_patch8_96", (375, 500), 21, 96, 64, 104, SIX),
+    "demo_96": ("weaktr_tiny_patch8_96", (112, 128), 9, 96, 64, 112, (1.0, 1.25)),
 }
 
 
@@ -37,16 +38,18 @@ def at_once(count, window, function):
 
 def main():
     """One image each, every view mirrored too."""
-    for name, (backbone, size, classes, window, stride, base_size, scales, counts) in CASES.items():
+    for name, (backbone, size, classes, window, stride, base_size, scales) in CASES.items():
         torch.manual_seed(0)
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         model = create_segmenter(backbone, classes, pretrained=False, image_size=window).to(pick_device()).eval()
         views, flips = inference.image_views(model, image, scales, base_size, mirror=True)
         evaluate = partial(inference.predict_probabilities, model, views, flips, size, window, stride)
         difference = np.abs(evaluate() - at_once(1, window, evaluate)).max()
+        if difference > 1e-5:
+            raise SystemExit(f"{name}: probabilities differ by {difference:.1e}")
         print(f"{name}: probabilities differ by {difference:.1e} at most")
-        ways = {f"{count} at a time": partial(at_once, count, window, evaluate) for count in counts}
-        measure(ways, rounds=3, name=f"sliding_windows_{name}")
+        ways = {"one at a time": partial(at_once, 1, window, evaluate), "as shipped": evaluate}
+        measure(ways, rounds=5, name=f"sliding_windows_{name}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
+from side_by_side import write
 
 from weaktr import sweep_files, sweeps
 from weaktr.files import read_json
@@ -42,6 +44,7 @@ def main(runs=4):
     assert all(one.state == "done" for one in planned)
     print(f"{runs} runs of {len(STAGES)} stages, one at a time: {seconds:.1f} s, {own:.1f} s of them inside the stages")
     print(f"overhead {(seconds - own) / runs:.1f} s a run (goal 10), all cores {busy:.0f} % busy meanwhile")
+    write(pd.DataFrame([{"runs": runs, "seconds": seconds, "inside stages": own}]), "sweep_overhead")
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ KINDS = {
     "id without an image": (VOC, write(VOC_LIST, "scene_999999\n"), ["scene_999999.jpg does not exist", "the list"]),
     "id of COCO's other form": (COCO, write(COCO_LIST, "000000000139\n"), ["000000000139.jpg does not exist"]),
     # images
-    "missing image": (VOC, gone(JPEG), [f"{LAST}.jpg does not exist; check data_root"]),
-    "zero-byte image": (VOC, write(JPEG, ""), [f"{LAST}.jpg cannot be read as an image", "restore the file"]),
+    "missing image": (VOC, gone(JPEG), [f"{LAST}.jpg does not exist; check the path, or data_root"]),
+    "zero-byte image": (VOC, write(JPEG, ""), [f"{LAST}.jpg cannot be read as an image", "restore it"]),
     "truncated JPEG": (VOC, cut(JPEG, 1500), [f"{LAST}.jpg", "truncated", "take it off its list"]),
     "text as image": (VOC, write(JPEG, "hello"), [f"{LAST}.jpg", "cannot identify", "restore"]),
     "folder as image": (VOC, both(gone(JPEG), lambda root: (root / JPEG).mkdir()), [f"{LAST}.jpg cannot be read"]),
@@ -147,8 +147,8 @@ KINDS = {
     "value 91 in a mask": (COCO, painted(COCO_MASK, 91), [f"{COCO_LAST}.png holds the value 91", "0…90 and 255"]),
     "mask with an RGB palette": (VOC, same_picture(PNG, "RGB"), [f"{LAST}.png is a RGB image", "palette or grey PNGs"]),
     "16-bit mask": (VOC, picture(PNG, (9, 9), "I;16"), [f"{LAST}.png is a I;16 image", "palette or grey PNGs"]),
-    "truncated mask": (VOC, cut(PNG, 400), [f"{LAST}.png cannot be read", "restore the file"]),
-    "zero-byte mask": (COCO, write(COCO_MASK, ""), [f"{COCO_LAST}.png cannot be read", "restore the file"]),
+    "truncated mask": (VOC, cut(PNG, 400), [f"{LAST}.png cannot be read", "restore it"]),
+    "zero-byte mask": (COCO, write(COCO_MASK, ""), [f"{COCO_LAST}.png cannot be read", "restore it"]),
     "mask of 80 ids read as 91": (COCO, painted(COCO_MASK, 12), [f"{COCO_LAST}.png holds 12", "without gaps; convert"]),
     "mask of 80 ids read as 80": ("coco14_80", painted(COCO_MASK, 12), [f"{COCO_LAST}.png holds 12", "coco-masks"]),
     "mask of 80 ids, all used in both numberings": (

@@ -26,7 +26,7 @@ def test_ways_are_timed_in_turns(side_by_side, tmp_path, capsys):
     calls = []
     ways = {"first": lambda: calls.append(1), "slow": lambda: calls.append(time.sleep(0.01))}
     found = side_by_side.measure(ways, rounds=3, name="turns")
-    assert calls == [1, None] * 4, "one round to warm up, three that count"
+    assert calls == [1, None] * 2 + [None, 1] + [1, None], "one round to warm up, three in turns that begin elsewhere"
     assert found["ratio to first"][0] == 1 and found["median (s)"][1] >= 0.01
     assert pd.read_csv(tmp_path / "turns.csv")["rounds"].tolist() == [3, 3] and "slow" in capsys.readouterr().out
 
@@ -49,7 +49,42 @@ def test_a_benchmark_runs_from_its_command(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert {"gradient clipping", "loading, one process"} <= set(
-        pd.read_csv(tmp_path / "results/seg_step_32_1_fp32.csv")["way"]
-    )
+    found = pd.read_csv(tmp_path / "results/seg_step_32_1_fp32.csv")
+    assert {"plain cross entropy", "gradient clipping"} == set(found["way"]) and found["machine"].notna().all()
+    assert 0 < pd.read_csv(tmp_path / "results/seg_step_32_1_waiting.csv").iloc[0, 1] < 1
     assert (tmp_path / "results/seg_step_32_1_fp32_profile.txt").exists()
+
+
+def test_the_threshold_curve_benchmark(side_by_side, tmp_path):
+    import threshold_curve
+
+    threshold_curve.main(2)
+    assert "100 thresholds, one pass" in pd.read_csv(tmp_path / "threshold_curve.csv")["way"].tolist()
+
+
+def test_the_window_benchmark_compares_probabilities(side_by_side, tmp_path, monkeypatch, capsys):
+    import sliding_windows
+
+    monkeypatch.setattr(sliding_windows, "CASES", {"demo_96": sliding_windows.CASES["demo_96"]})
+    sliding_windows.main()
+    assert "probabilities differ by" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "sliding_windows_demo_96.csv")["way"].tolist() == ["one at a time", "as shipped"]
+    monkeypatch.setattr(sliding_windows, "at_once", lambda count, window, function: function() + 1e-4)
+    with pytest.raises(SystemExit, match="differ by"):
+        sliding_windows.main()
+
+
+def test_exponents_of_growth():
+    import growth
+
+    x = pd.Series([1.0, 2, 4, 8])
+    points = pd.DataFrame({"quantity": "size", "kind": "forward", "x": x, "seconds": 3 * x**2, "megabytes": 5 * x})
+    fitted = growth.exponents(pd.concat([points, points.assign(kind="step", seconds=7.0)]))
+    assert fitted["kind"].tolist() == ["forward", "step"]
+    assert fitted["seconds"].round(6).tolist() == [2, 0] and fitted["megabytes"].round(6).tolist() == [1, 1]
+
+
+def test_the_rate_of_loading(tmp_path):
+    import gpu
+
+    assert gpu.loading(tmp_path, 1, images=64, epochs=2) > 0

@@ -64,6 +64,12 @@ def test_the_crop_is_held_against_the_patch_of_its_own_backbone():
         check_run(DEFAULTS | own | {"crop_size": 98, "seg_patch": 16})
 
 
+def test_weights_that_do_not_fit_are_refused_beforehand(tmp_path):
+    (tmp_path / "notes.safetensors").write_text("no weights")
+    with pytest.raises(UserError, match=r"checkpoint .*notes\.safetensors cannot be read"):
+        check_run(DEFAULTS | {"weights": str(tmp_path / "notes.safetensors")})
+
+
 def test_unknown_backbone_names_known_ones():
     with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
         check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from weaktr import plots
+from weaktr import plots, plots_dense
 from weaktr.data.voc import VOC_CLASSES
 from weaktr.plots_dense import CHANGES, CLIPPING
 
@@ -183,12 +183,15 @@ def test_label_grid_colours_what_the_crf_changed(scenes):
         np.testing.assert_allclose(change[place] / 255, to_rgb(CHANGES[label]), atol=0.01, err_msg=label)
 
 
-def test_clipped_pixels_colours_hits_false_alarms_and_misses(scenes, rng):
+def test_clipped_pixels_colours_hits_false_alarms_and_misses(scenes, rng, monkeypatch):
     image, truth = scenes[0]
     label, clipped = np.where(truth == 255, 0, truth), np.zeros(truth.shape, bool)
     label[20, 20] = label[20, 21] = 0
     clipped[20, 20] = clipped[30, 30] = clipped[10, 10] = True
     row = {"image": image, "label": label, "truth": truth, "loss": rng.random(truth.shape), "clipped": clipped}
+    few = plots.clipping_scores([row])
+    assert few["wrong"][0] > 0 and few[["precision", "recall"]].isna().all(axis=None), "too few"
+    monkeypatch.setattr(plots_dense, "FEW", 1)
     figure = plots.clipped_pixels([row, {**row, "clipped": clipped & False, "label": truth}], CLASSES)
     texts = check(figure)
     assert "precision 50%\nrecall 50%" in texts and "precision –\nrecall –" in texts
@@ -317,7 +320,7 @@ def test_size_against_iou(rng):
     size = np.exp(rng.uniform(-1, 3.5, 120))
     table = pd.DataFrame({"size": size, "iou": rng.uniform(0, 100, 120)})
     figure = plots.size_against_iou(table)
-    assert {"one object", "mean of each sixth, by size"} <= set(check(figure))
+    assert {"a class in an image", "mean of each sixth, by size"} <= set(check(figure))
     smallest = table.nsmallest(20, "size")["iou"].mean()
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata()[0], smallest)
     check(plots.size_against_iou(table.iloc[:2]))

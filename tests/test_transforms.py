@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from timm.data import auto_augment
 
 from weaktr.data import transforms
 from weaktr.data.transforms import (
@@ -439,3 +440,10 @@ def test_cam_samples_are_resized_bicubically(monkeypatch, tiny_dataset):
         STD
     ).view(3, 1, 1)
     assert min((image - expected).abs().max(), (image - expected.flip(-1)).abs().max()) < 1e-4
+
+
+def test_the_published_policy_may_leave_no_bit_of_a_picture():
+    """Its magnitude of 9 ± 0.5 reaches 10 now and then, and a Pillow that refuses this would end the training."""
+    bits = auto_augment.LEVEL_TO_ARG["PosterizeIncreasing"](10, {})
+    picture = Image.new("RGB", (4, 4), (200, 100, 3))
+    assert bits == (0,) and not np.asarray(auto_augment.NAME_TO_OP["PosterizeIncreasing"](picture, *bits)).any()

@@ -87,7 +87,8 @@ def _check_network(values):
     try:
         names = ("image_size", "fusion", "pool", "reduction", "last_k")
         options = {name: values[name] for name in names if name in values}
-        model = create_cam_model(values["backbone"], 1, pretrained=False, **options)
+        given = str(resolve(values["weights"])) if values["weights"] else ""
+        model = create_cam_model(values["backbone"], 1, pretrained=bool(given), weights=given, **options)
     except (ValueError, AssertionError) as error:
         raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
     patch = seg_patch = model.encoder.vit.patch_embed.patch_size[0]

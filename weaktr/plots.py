@@ -245,15 +245,8 @@ def iou_comparison(table, title="IoU by class (%)"):
         for i, (name, values) in enumerate(table.iloc[rows].items()):
             x = np.arange(len(rows)) + (i - (table.shape[1] - 1) / 2) * width
             label = f"{name} (mean {table[name].mean():.1f})"
-            ax.bar(
-                x,
-                values,
-                width,
-                color=OKABE_ITO[i % 8],
-                hatch=("", "///", "...", "xxx")[i % 4],
-                edgecolor="white",
-                label=label,
-            )
+            look = {"color": OKABE_ITO[i % 8], "hatch": ("", "///", "...", "xxx")[i % 4], "edgecolor": "white"}
+            ax.bar(x, values, width, label=label, **look)
         upright = max(len(str(name)) for name in table.index) * len(rows) > 95
         ax.set_xticks(range(len(rows)), table.index[rows], rotation=90 if upright else 0)
         ax.tick_params(axis="x", length=0)
@@ -271,12 +264,12 @@ def crf_gain(table):
     gain = table["after"] - table["before"]
     figure = Figure(figsize=(WIDTH, 3.1))
     scatter, histogram = figure.subplots(1, 2)
-    groups = (
-        ("helped", gain > 0, BLUE, "o"),
-        ("harmed", gain < 0, VERMILLION, "D"),
-        ("unchanged", gain == 0, GREY, "s"),
-    )
-    for name, chosen, colour, marker in groups:
+    groups = {
+        "helped": (gain > 0, BLUE, "o"),
+        "harmed": (gain < 0, VERMILLION, "D"),
+        "unchanged": (gain == 0, GREY, "s"),
+    }
+    for name, (chosen, colour, marker) in groups.items():
         points, label = table[chosen], f"{name}: {chosen.sum()} ({chosen.mean():.0%})"
         scatter.scatter(
             points["before"], points["after"], s=9, alpha=0.5, color=colour, marker=marker, linewidth=0, label=label
@@ -299,7 +292,7 @@ def crf_gain(table):
 @style()
 def clipping_history(history, start_value=None):
     """Clipping over training: DataFrame epoch, loss, loss_unclipped, clipped_share, precision, recall and, where
-    measured, base_rate (share of wrong pixels among all). Faint: as logged; bold: running mean.
+    measured, base_rate (share of wrong pixels among all). Faint: as logged; bold: mean of the last 25th.
 
     `start_value` is the loss from which on pixels are clipped.
     """
@@ -308,7 +301,7 @@ def clipping_history(history, start_value=None):
     window = max(1, len(history) // 25)
 
     def line(ax, column, colour, dashes, label):
-        smooth = history[column].rolling(window, min_periods=1, center=True).mean().where(history[column].notna())
+        smooth = history[column].rolling(window, min_periods=1).mean().where(history[column].notna())
         ax.plot(history["epoch"], history[column], color=colour, alpha=0.25, linewidth=0.7)
         ax.plot(history["epoch"], smooth, color=colour, linestyle=dashes, label=label)
 
@@ -346,10 +339,10 @@ def confusion(matrix, names):
 
 @style()
 def size_against_iou(table):
-    """Whether small objects fail: DataFrame with a row per object, size (% of the image) and iou (%)."""
+    """Whether small objects fail: DataFrame with a row per image and class, size (% of the image) and iou (%)."""
     figure = Figure(figsize=(COLUMN, 3.0))
     ax = figure.subplots()
-    ax.scatter(table["size"], table["iou"], s=10, color=SKY, alpha=0.7, linewidth=0, label="one object")
+    ax.scatter(table["size"], table["iou"], s=10, color=SKY, alpha=0.7, linewidth=0, label="a class in an image")
     edges = np.unique(np.quantile(table["size"], np.linspace(0, 1, 7)))
     bins = table.groupby(np.clip(np.searchsorted(edges, table["size"], "right"), 1, max(1, len(edges) - 1)))
     middle, mean = bins["size"].median(), bins["iou"].mean()
@@ -361,7 +354,7 @@ def size_against_iou(table):
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(title="IoU of each object (%)", xlabel="size (% of the image)", xlim=(low, high), ylim=(-2, 102))
+    ax.set(title="IoU of each class in an image (%)", xlabel="size (% of the image)", xlim=(low, high), ylim=(-2, 102))
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -381,9 +374,8 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     ax.set(title=title, xlim=(0, None))
     handles = [Patch(color=(BLUE, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
     if oracle.any():
-        handles.append(
-            Patch(facecolor="0.7", hatch="////", edgecolor="white", label="oracle: made or chosen with masks")
-        )
+        text = "oracle: made or chosen with masks"
+        handles.append(Patch(facecolor="0.7", hatch="////", edgecolor="white", label=text))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

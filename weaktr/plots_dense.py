@@ -30,6 +30,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW = OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442",
 )  # fmt: skip
 HEAT = "inferno"
+FEW = 20  # pixels, of which a share says nothing
 CHANGES = {
     "right before and after": "0.93",
     "fixed by CRF": SKY,
@@ -168,10 +169,11 @@ def sample_sheet(images, masks, titles, class_names):
 
 
 @style()
-def qualitative_grid(rows, class_names):
-    """Images and masks in columns: each row is a dict {column title: image or mask}, all with the same keys."""
+def qualitative_grid(rows, class_names, names=()):
+    """Images and masks in columns: each row is a dict {column title: image or mask}, all with the same keys; names
+    stand at their left."""
     titles = list(rows[0])
-    figure, axes = _grid([next(iter(row.values())).shape[:2] for row in rows], len(titles), titles)
+    figure, axes = _grid([next(iter(row.values())).shape[:2] for row in rows], len(titles), titles, names)
     for line, row in zip(axes, rows):
         for ax, title in zip(line, titles):
             _show(ax, row[title])
@@ -198,14 +200,8 @@ def cam_stages(rows, class_names):
             drawn = _overlay(ax, row["image"], _unit(row[stage]))
             if outline.any() and not outline.all():
                 ax.contour(outline, levels=[0.5], colors="white", linewidths=0.8)
-    figure.colorbar(
-        drawn,
-        ax=axes,
-        location="bottom",
-        shrink=0.4,
-        aspect=40,
-        label="activation, each map from its least to its greatest",
-    )
+    text = "activation, each map from its least to its greatest"
+    figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.4, aspect=40, label=text)
     _class_legend(figure, [row["truth"] for row in rows], class_names)
     return _fit(figure)
 
@@ -278,14 +274,16 @@ def label_grid(rows, class_names):
 def clipping_scores(rows):
     """How well clipping finds wrong labels, a row for each of the rows that `clipped_pixels` draws.
 
-    → DataFrame of shares in 0..1: wrong (of the pixels), precision and recall; NaN where nothing is clipped or wrong.
+    → DataFrame of shares in 0..1: wrong (of the pixels), precision and recall; NaN where they are those of fewer than
+    FEW clipped or wrong pixels.
     """
     found = []
     for row in rows:
         _, wrong, clipped = _wrong_and_clipped(row)
         hits, known = (wrong & clipped).sum(), (row["truth"] != 255) & (row["label"] != 255)
         with np.errstate(invalid="ignore"):
-            shares = np.array([wrong.sum(), hits, hits]) / np.array([known.sum(), clipped.sum(), wrong.sum()])
+            shares = np.array([wrong.sum(), hits, hits]) / (of := np.array([known.sum(), clipped.sum(), wrong.sum()]))
+        shares[1:][of[1:] < FEW] = np.nan
         found.append(dict(zip(("wrong", "precision", "recall"), shares)))
     return pd.DataFrame(found)
 

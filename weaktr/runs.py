@@ -5,6 +5,7 @@ Parameters and data are checked before the first kernel starts. A finished stage
 """
 
 import contextlib
+import csv
 import json
 import re
 import sys
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
-from .files import read_json, write_json
+from .files import atomic, read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import published
 from .stages import (
@@ -108,7 +109,10 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
     for record in records:
         record["published"] = published(preset, record)
-    print(f"\nResults in {short(this.path)}\n{aligned(results_rows(records))}", flush=True)
+    rows = results_rows(records)
+    print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
+    with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def select(stages, declared):

@@ -33,7 +33,7 @@ ROOT = NOTEBOOKS.parent
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not enter a stage's key: results stay
 PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
 RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
-PROGRESS_SECONDS = 10.0  # between two lines of progress
+PROGRESS_SECONDS = 30.0  # between two lines of progress
 
 
 def resolve(path):
@@ -188,7 +188,7 @@ class Stage:
         self.figures = folder / "figures"
         self.figures.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
-        self._manifest = read_json(folder / "manifest.json") | _environment()
+        self._manifest = read_json(folder / "manifest.json") | environment()
         notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
         self._manifest |= {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
         write_json(folder / "params.json", parameters)
@@ -256,7 +256,7 @@ def clock(seconds):
 
 
 class Progress:
-    """Prints at most one line every ten seconds and one at the end: done/total, speed, time left."""
+    """Prints at most a line every PROGRESS_SECONDS and one at the end: done/total, speed, time left."""
 
     def __init__(self, prefix, total, unit):
         self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
@@ -323,7 +323,7 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _environment():
+def environment():
     """Code, versions and machine, for the manifest."""
     import psutil
 

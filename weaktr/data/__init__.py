@@ -45,14 +45,17 @@ def check_parameters(parameters, files=True):
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
     for name, masks in (("train_list", False), ("eval_list", True), ("val_list", True)):
         if name in parameters:
-            ids = dataset.ids(parameters[name])
+            try:
+                ids = dataset.ids(parameters[name])
+            except DataError as error:
+                raise DataError(f"parameter {name}: {error}") from error
             if name == "train_list" and len(ids) < batch:
                 raise DataError(
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
                     "cam_batch_size or seg_batch_size"
                 )
             needs_mask |= {i: parameters[name] if masks and dataset.has_masks else needs_mask.get(i) for i in ids}
-    if files and dataset.name != "synthetic":  # which was drawn whole by ourselves
+    if files:
         from ..scores import in_shares
 
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process

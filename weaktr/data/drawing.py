@@ -11,7 +11,7 @@ BODIES = ("standing", "sitting", "perched", "block", "long", "fish")
 TEXTURES = ("plain", "stripes", "hoops", "dots", "checks", "patches")
 FACE_CONTRAST = 0.4  # 0: a face of fur alone, 1: snow-white muzzles and black eyes
 
-# RGB pairs for bodies, cushions and balls: none of them belongs to a class
+# RGB pairs for bodies, cushions and balls; every class has one that it prefers
 CLOTHES = np.array(
     [
         [(222, 84, 72), (250, 222, 170)],

@@ -14,11 +14,9 @@ def _open(path):
         image = Image.open(path)
         image.load()
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check data_root and the list that names it") from error
+        raise DataError(f"{path} does not exist; check the path, or data_root and the list that names it") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({error}); restore the file or take it off its list"
-        ) from error
+        raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
     return image
 
 
