@@ -126,8 +126,8 @@ def prepare(folder, key, facts, clear=False):
                 before = {}
         folder.mkdir(parents=True, exist_ok=True)
         sweep_aside(folder)
-        made = before.get("made", uuid.uuid4().hex)
-        write_json(folder / "manifest.json", {"stage": folder.name, "key": key, "made": made, **facts})
+        kept = {"made": uuid.uuid4().hex} | {name: before[name] for name in ("made", "seconds") if name in before}
+        write_json(folder / "manifest.json", {"stage": folder.name, "key": key, **kept, **facts})
     except Timeout as error:
         raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
     except OSError as error:
@@ -239,8 +239,10 @@ class Stage:
         for record in records:
             if missing := {"list", "list_size", "metric", "value"} - record.keys():
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
-        seconds = round(time.monotonic() - self._start, 1)
-        write_json(self.folder / "manifest.json", self._manifest | _usage() | {"end": _now(), "seconds": seconds})
+        spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with earlier passes under this key
+        write_json(
+            self.folder / "manifest.json", self._manifest | _usage() | {"end": _now(), "seconds": round(spent, 1)}
+        )
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
@@ -347,15 +349,13 @@ def environment():
 
 
 def _usage():
-    """What the stage took and what decides its last digits, for the manifest: peak memory of this process and of its
-    largest child, threads, what precision "auto" stood for, and the GPU where one was used."""
+    """Peak memory of this process and its largest child, threads, what precision "auto" stood for, and the GPU's use."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit
     usage = {"peak_memory_mb": round(peak / 1e6)}
-    torch = sys.modules.get("torch")
-    if torch:  # else the stage computed nothing that depends on these
+    if torch := sys.modules.get("torch"):  # else the stage computed nothing that depends on these
         from .train_cam import auto_precision, pick_device
 
         usage |= {"threads": torch.get_num_threads(), "auto_precision": auto_precision(pick_device())}
