@@ -349,7 +349,7 @@ def environment():
 
 
 def _usage():
-    """Peak memory of this process and its largest child, threads, what precision "auto" stood for, and the GPU's use."""
+    """Peak memory of this process and its largest child, threads, what precision "auto" stood for, the GPU's use."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
