@@ -16,6 +16,13 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, else one process would be left alone with them at the end (see `make test`)."""
+    longest = ("test_photographs", "test_notebooks", "test_sweeps", "test_runs", "test_training")
+    place = {name: number for number, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(longest)))
+
+
 def check_list(dataset, list_name, masks=False):
     """What a run does with its lists before it starts."""
     for image_id in dataset.ids(list_name):
