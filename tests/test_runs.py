@@ -403,6 +403,7 @@ def test_finish_refuses_incomplete_records(tmp_path):
 def test_progress_lines(capsys, monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 15.0, 25.0])
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(stages, "PROGRESS_SECONDS", 10.0)
     progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
     for share in ("", "5.0% waiting for data", "", "4.0% waiting for data"):
         progress.update(600, share)

@@ -87,10 +87,9 @@ def voc_mini():
 
 
 # ── The published tables (paper, Tables of VOC12 and COCO14; METHOD.md) ─────────────────────────────────────────────
-# No GPU was at hand when these were written. Costs are computed from the throughput measured on two CPU cores in
-# bfloat16 (benchmarks/cam_step.py and seg_step.py, DeiT-S: 9.5 images/s in step 1, 1.07 in step 2, which is 69 and 49 %
-# of the 0.38 TFLOP/s that those cores reach in a product of matrices), for a card that is sold with 312 TFLOP/s, an
-# A100. The short time is that of the same share of its rate, the long one that of a quarter of this share.
+# No GPU was at hand. Costs are computed from the throughput of two CPU cores in bfloat16 (benchmarks, DeiT-S: 9.5 images/s
+# in step 1, 1.07 in step 2: 69 and 49 % of the 0.38 TFLOP/s that they reach in products of matrices) for an A100, sold
+# with 312 TFLOP/s. The short time is that of the same share of its rate, the long one that of a quarter of this share.
 def voc12_cam():
     """Step 1 on VOC12 with DeiT-S.
 

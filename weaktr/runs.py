@@ -89,6 +89,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
                 state = "is not finished" if finished_key(folder) is None else "has other parameters or data"
                 raise UserError(f"{folder}: needed by {name}, but {state}; add {needed[:2]} to --stages")
 
+    ran = False
     for name in selected:
         folder, key = this.folder(name), this.key(name)
         sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
@@ -103,6 +104,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
             print(f"{name} · started · {short(folder)}", flush=True)
             _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
+            ran = True
         print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
     current = [name for name in declared if this.up_to_date(name)]
@@ -111,8 +113,9 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         record["published"] = published(preset, record)
     rows = results_rows(records)
     print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
-    with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    if ran:
+        with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
 
 
 def select(stages, declared):

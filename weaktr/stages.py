@@ -272,10 +272,8 @@ class Progress:
             return
         self._printed = now
         speed = self.done / max(now - self._start, 1e-6)
-        if self.done < self.total:
-            seconds, word = (self.total - self.done) / max(speed, 1e-6), "left"
-        else:
-            seconds, word = now - self._start, "in all"
+        left = (self.total - self.done) / max(speed, 1e-6)
+        seconds, word = (left, "left") if self.done < self.total else (now - self._start, "in all")
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
         done = f"{self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock(seconds)} {word}"
         print(" · ".join(filter(None, (self.prefix, done, note))), flush=True)
