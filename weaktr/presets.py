@@ -87,7 +87,7 @@ def voc_mini():
 
 
 # ── The published tables (paper, Tables of VOC12 and COCO14; METHOD.md) ─────────────────────────────────────────────
-# No GPU was at hand. Costs are computed from the throughput of two CPU cores in bfloat16 (benchmarks, DeiT-S: 9.5 images/s
+# No GPU was at hand. Costs are computed from the throughput of two CPU cores in bfloat16 (benchmarks: 9.5 images/s
 # in step 1, 1.07 in step 2: 69 and 49 % of the 0.38 TFLOP/s that they reach in products of matrices) for an A100, sold
 # with 312 TFLOP/s. The short time is that of the same share of its rate, the long one that of a quarter of this share.
 def voc12_cam():
