@@ -59,7 +59,7 @@ def sweep(found, table, title, width=WIDTH):
     marks = [
         Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
         *([Line2D([], [], color="0.45", linestyle="--", label="baseline")] if len(base) == 1 else []),
-        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="difference may be chance"),
+        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="chance, or not compared"),
         Line2D([], [], color=BLACK, marker="|", linestyle="", label="one seed"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else 4)
