@@ -118,8 +118,8 @@ def draw(table):
     """Time above, memory below, a column per quantity: DataFrame quantity, kind, x, seconds, megabytes → Figure."""
     names = {"size": "patches of the image", "batch": "batch", "classes": "classes", "images": "images"}
     figure = Figure(figsize=(WIDTH, 4.4))
-    axes, fitted = figure.subplots(2, len(names), sharex="col", sharey="row"), exponents(table)
-    fitted = fitted.set_index(["quantity", "kind"])
+    axes = figure.subplots(2, len(names), sharex="col", sharey="row")
+    fitted = exponents(table).set_index(["quantity", "kind"])
     for column, (quantity, label) in zip(axes.T, names.items()):
         for ax, measure in zip(column, ("seconds", "megabytes")):
             for kind, points in table[table["quantity"] == quantity].groupby("kind", sort=False):
@@ -163,8 +163,9 @@ def main(folder="figures"):
         print(f"growth · {kind} · {text} · {seconds:.2f} s · {rows[-1]['megabytes']:.0f} MB", flush=True)
     table, figure = pd.DataFrame(rows), Path(folder) / "cost_growth"
     table.drop(columns="x").to_csv(f"{figure}.csv", index=False)
-    exponents(table).round(3).to_csv(f"{figure}_exponents.csv", index=False)
-    print(f"exponents, size by the number of tokens\n{exponents(table).round(2).to_string(index=False)}", flush=True)
+    fitted = exponents(table)
+    fitted.round(3).to_csv(f"{figure}_exponents.csv", index=False)
+    print(f"exponents, size by the number of tokens\n{fitted.round(2).to_string(index=False)}", flush=True)
     drawn = draw(table)
     drawn.savefig(f"{figure}.pdf", metadata={"CreationDate": None})
     drawn.savefig(f"{figure}.png")
