@@ -1,13 +1,22 @@
 """Both training loops on a network of two blocks: they learn, repeat bit by bit, and survive being killed."""
 
+import contextlib
 import copy
 import math
 import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from multiprocessing import active_children
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from weaktr import train_cam as cam_loop
 from weaktr import train_segmenter as segmenter_loop
@@ -17,7 +26,7 @@ from weaktr.errors import ParameterError
 from weaktr.losses import cam_losses, gradient_clipping
 from weaktr.models import create_cam_model, create_segmenter, save_model
 from weaktr.train_cam import autocast, average_precision, classify, train_cam
-from weaktr.train_segmenter import WATCHES, clipping_quality, learning_rate, train_segmenter
+from weaktr.train_segmenter import WATCHES, beside, clipping_quality, learning_rate, train_and_save, train_segmenter
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 SIDE = 32
@@ -262,7 +271,7 @@ def samples_of(dataset, seed=1):
     return SegmentationSamples(
         ids,
         dataset.image,
-        lambda i: noisy(dataset, i),
+        partial(noisy, dataset),
         dataset.mask,
         base_size=36,
         crop=SIDE,
@@ -453,6 +462,75 @@ def test_truth_does_not_reach_the_weights(trained_masks, tiny_dataset, tmp_path)
     assert same_weights(model, trained_masks[0])
     assert history[["noise", "precision", "recall"]].isna().all(axis=None)
     assert trained_masks[1]["noise"].between(0, 1).all() and trained_masks[1]["noise"].max() > 0.05
+
+
+# ---------------------------------------------------------------- beside another training
+
+
+class Silent:
+    """Progress that goes to another process."""
+
+    def __init__(self, total, label):
+        pass
+
+    def update(self, n, note):
+        pass
+
+
+def test_a_training_beside_another_makes_what_it_makes_alone(tiny_dataset, tmp_path):
+    build = partial(create_segmenter, BACKBONE, 9, pretrained=False, image_size=SIDE, drop_path=0.1)
+    training = {"epochs": 2, "batch_size": 2, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5}
+    training |= {"cell": 8, "scope": "batch", "seed": 1, "workers": 1, "precision": "fp32", "progress": Silent}
+    training |= {"device": torch.device("cpu"), "details": {"classes": ["a"]}}
+    places = [tmp_path / name for name in ("other", "block", "alone")]
+    for place in places:
+        place.mkdir()
+    samples, threads = samples_of(tiny_dataset), torch.get_num_threads()
+    with beside(train_and_save, build, samples, folder=places[0], **training):
+        assert torch.get_num_threads() == max(1, threads // 2)
+        train_and_save(build, samples, folder=places[1], **training)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(max(1, threads // 2))
+    train_and_save(build, samples, folder=places[2], **training)
+    first, *others = [load_file(place / "model.safetensors") for place in places]
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    first, *others = [without_speed(pd.read_csv(place / "history.csv")) for place in places]
+    assert len(first) == 12 and all(first.equals(other) for other in others)
+
+
+def test_what_fails_beside_the_block_is_raised_after_it():
+    reached = False
+    with pytest.raises(ValueError, match="math domain error"), beside(math.sqrt, -1):
+        reached = True
+    assert reached
+
+
+def test_a_block_that_fails_ends_what_runs_beside_it():
+    threads, start = torch.get_num_threads(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt), beside(time.sleep, 300):
+        assert len(active_children()) == 1
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 200 and not active_children() and torch.get_num_threads() == threads
+
+
+def test_what_runs_beside_a_killed_process_ends_with_it():
+    code = """if True:
+        import os, signal, subprocess, time
+        import psutil
+        from weaktr.train_segmenter import beside
+        if __name__ == "__main__":
+            with beside(subprocess.call, ["sleep", "60"], stdout=subprocess.DEVNULL):
+                while not (sleeping := [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]):
+                    time.sleep(0.1)
+                print(sleeping[0].ppid(), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.wait_procs([psutil.Process(int(done.stdout))], timeout=20)
+    alive = psutil.pid_exists(int(done.stdout)) and psutil.Process(int(done.stdout)).status() != psutil.STATUS_ZOMBIE
+    assert not alive, "it went on without its parent"
 
 
 # ---------------------------------------------------------------- does clipping find noise

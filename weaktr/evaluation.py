@@ -32,11 +32,7 @@ def ahead(function, items):
 
 
 def keep_freed_memory():
-    """Let glibc keep what this process frees, where there is glibc.
-
-    Else the pages of every attention map are handed back, asked for and zeroed anew for each image: a fifth of the time
-    of CAM generation on a CPU.
-    """
+    """Let glibc keep what is freed: zeroing the maps' pages anew for each image is a fifth of the time on a CPU."""
     mmap_threshold, trim_threshold = -3, -1  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

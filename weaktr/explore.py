@@ -4,8 +4,6 @@ Under the runner no widget is made: the figure is drawn once, from the first cho
 Otherwise the same call gives sliders and drop-down lists.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from numbers import Real

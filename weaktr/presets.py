@@ -1,9 +1,10 @@
 """Presets: named sets of parameter overrides. What a preset leaves out has the notebooks' own default.
 
 Each is a function that returns {parameter: value}; its docstring says what it is, what it costs, what to expect and
-how to run it. To add one, write the function and name it in `PRESETS`.
+how to run it. To add one, write the function and name it in `PRESETS`, for a backbone of step 2 in `BACKBONES`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 from .errors import ParameterError
@@ -87,9 +88,8 @@ def voc_mini():
 
 
 # ── The published tables (paper, Tables of VOC12 and COCO14; METHOD.md) ─────────────────────────────────────────────
-# No GPU was at hand. Costs are computed from the throughput of two CPU cores in bfloat16 (benchmarks: 9.5 images/s
-# in step 1, 1.07 in step 2: 69 and 49 % of the 0.38 TFLOP/s that they reach in products of matrices) for an A100, sold
-# with 312 TFLOP/s. The short time is that of the same share of its rate, the long one that of a quarter of this share.
+# Costs for an A100 (312 TFLOP/s) are computed from two CPU cores in bfloat16: 9.5 images/s in step 1, 1.07 in step 2,
+# 69 and 49 % of their rate in matrix products. The short time is that of the same share, the long one of a quarter.
 def voc12_cam():
     """Step 1 on VOC12 with DeiT-S.
 
@@ -135,46 +135,6 @@ def voc12_cam():
     }
 
 
-def voc12_deit_s():
-    """WeakTr on VOC12, step 2 with DeiT-S.
-
-    Cost: 22 to 87 minutes of training on an A100, computed from throughput measured on a CPU, not run.
-    Expected: 74.0 % mIoU on val (1,449), 76.5 % on train (1,464), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset voc12_deit_s --set data_root=<folder of VOCdevkit>
-    """
-    return voc12_cam()
-
-
-def voc12_dinov2_s():
-    """WeakTr on VOC12, step 2 with DINOv2-S.
-
-    Cost: as voc12_deit_s.
-    Expected: 75.8 % mIoU on val (1,449), 78.1 % on train (1,464), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset voc12_dinov2_s --set data_root=<folder of VOCdevkit>
-    """
-    return voc12_cam() | {"seg_backbone": "vit_small_patch14_dinov2"}
-
-
-def voc12_vit_s():
-    """WeakTr on VOC12, step 2 with ViT-S (ImageNet-21k, then 1k).
-
-    Cost: as voc12_deit_s.
-    Expected: 78.4 % mIoU on val (1,449), 80.3 % on train (1,464), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset voc12_vit_s --set data_root=<folder of VOCdevkit>
-    """
-    return voc12_cam() | {"seg_backbone": "vit_small_patch16_384"}
-
-
-def voc12_eva02_s():
-    """WeakTr on VOC12, step 2 with EVA-02-S.
-
-    Cost: as voc12_deit_s.
-    Expected: 78.5 % mIoU on val (1,449), 80.0 % on train (1,464), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset voc12_eva02_s --set data_root=<folder of VOCdevkit>
-    """
-    return voc12_cam() | {"seg_backbone": "eva02_small_patch14_224"}
-
-
 def coco14_cam():
     """Step 1 on COCO14 with DeiT-S.
 
@@ -192,50 +152,6 @@ def coco14_cam():
     }
 
 
-def coco14_deit_s():
-    """WeakTr on COCO14, step 2 with DeiT-S.
-
-    Cost: 3 to 11 hours of training on an A100, computed from throughput measured on a CPU, not run.
-    Expected: 46.9 % mIoU on val (40,137), 48.9 % on train (82,081), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset coco14_deit_s --set data_root=<folder of images/>
-    """
-    return coco14_cam()
-
-
-def coco14_dinov2_s():
-    """WeakTr on COCO14, step 2 with DINOv2-S.
-
-    Cost: as coco14_deit_s.
-    Expected: 48.9 % mIoU on val (40,137), 50.7 % on train (82,081), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset coco14_dinov2_s --set data_root=<folder of images/>
-    """
-    return coco14_cam() | {"seg_backbone": "vit_small_patch14_dinov2"}
-
-
-def coco14_vit_s():
-    """WeakTr on COCO14, step 2 with ViT-S (ImageNet-21k, then 1k).
-
-    Cost: as coco14_deit_s.
-    Expected: 50.3 % mIoU on val (40,137), 51.3 % on train (82,081), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset coco14_vit_s --set data_root=<folder of images/>
-    """
-    return coco14_cam() | {"seg_backbone": "vit_small_patch16_384"}
-
-
-def coco14_eva02_s():
-    """WeakTr on COCO14, step 2 with EVA-02-S.
-
-    Cost: as coco14_deit_s.
-    Expected: 51.1 % mIoU on val (40,137), 52.2 % on train (82,081), six scales mirrored, CRF.
-    Command: python -m weaktr run --preset coco14_eva02_s --set data_root=<folder of images/>
-    """
-    return coco14_cam() | {"seg_backbone": "eva02_small_patch14_224"}
-
-
-VOC12 = (voc12_cam, voc12_deit_s, voc12_dinov2_s, voc12_vit_s, voc12_eva02_s)
-COCO14 = (coco14_cam, coco14_deit_s, coco14_dinov2_s, coco14_vit_s, coco14_eva02_s)
-PRESETS = {function.__name__: function for function in (demo, demo_small, smoke, voc_mini, *VOC12, *COCO14)}
-
 # preset → published mIoU (%), always with CRF: CAM labels on train for step 1, masks on val and train for step 2
 PUBLISHED = {
     "voc12_cam": (None, 69.4),
@@ -249,6 +165,36 @@ PUBLISHED = {
     "coco14_vit_s": (50.3, 51.3),
     "coco14_eva02_s": (51.1, 52.2),
 }
+
+
+# backbone of step 2: its name in print, timm's name, empty for that of step 1
+BACKBONES = {
+    "deit_s": ("DeiT-S", ""),
+    "dinov2_s": ("DINOv2-S", "vit_small_patch14_dinov2"),
+    "vit_s": ("ViT-S (ImageNet-21k, then 1k)", "vit_small_patch16_384"),
+    "eva02_s": ("EVA-02-S", "eva02_small_patch14_224"),
+}
+
+
+def _with_step_2(step_1, title, val_size, train_size, hours):
+    """{name: function}: `step_1` with each of BACKBONES in step 2, documented like the presets above."""
+    made, dataset = {}, step_1.__name__.removesuffix("_cam")
+    for suffix, (text, backbone) in BACKBONES.items():
+        name = f"{dataset}_{suffix}"
+        val, train = PUBLISHED[name]
+        made[name] = partial(lambda own: step_1() | own, {"seg_backbone": backbone} if backbone else {})
+        made[name].__doc__ = f"""WeakTr on {title}, step 2 with {text}.
+
+        Cost: {hours} of training on an A100, computed from throughput measured on a CPU, not run.
+        Expected: {val} % mIoU on val ({val_size}), {train} % on train ({train_size}), six scales mirrored, CRF.
+        Command: python -m weaktr run --preset {name} --set data_root=<folder of the data>
+        """
+    return made
+
+
+PRESETS = {function.__name__: function for function in (demo, demo_small, smoke, voc_mini)}
+PRESETS |= {"voc12_cam": voc12_cam} | _with_step_2(voc12_cam, "VOC12", "1,449", "1,464", "22 to 87 minutes")
+PRESETS |= {"coco14_cam": coco14_cam} | _with_step_2(coco14_cam, "COCO14", "40,137", "82,081", "3 to 11 hours")
 
 
 def published(preset, record):

@@ -7,8 +7,11 @@ Parameters and data are checked before the first kernel starts. A finished stage
 import contextlib
 import csv
 import json
+import os
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -146,7 +149,7 @@ def short(path):
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _kernel_class(notebooks):
+def _kernel_class(notebooks, sockets):
     """A kernel manager for the interpreter that runs now, whatever kernels are installed for the user."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
@@ -156,9 +159,18 @@ def _kernel_class(notebooks):
     env = {RUNNER: str(notebooks), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
     env["GOMP_SPINCOUNT"] = "100000"
-    # Only a kernel's critical log: what a cell raises is reported once, by us.
-    spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": env})
-    return type("OwnKernelManager", (AsyncKernelManager,), {"kernel_spec": spec})
+
+    class OwnKernelManager(AsyncKernelManager):
+        # Only a kernel's critical log: what a cell raises is reported once, by us.
+        kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": env})
+        if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
+            transport, ip = "ipc", f"{sockets}/kernel"
+
+        async def start_kernel(self, **given):
+            """What processes of the kernel print reaches us as the notebook's output, and no second time."""
+            await super().start_kernel(stdout=subprocess.DEVNULL, **given)
+
+    return OwnKernelManager
 
 
 def _execute(notebook, folder, parameters):
@@ -168,14 +180,14 @@ def _execute(notebook, folder, parameters):
 
     executed = folder / "notebook.ipynb"
     try:
-        with contextlib.chdir(ROOT):
+        with contextlib.chdir(ROOT), tempfile.TemporaryDirectory(prefix="weaktr_") as sockets:
             papermill.execute_notebook(
                 short(notebook),
                 short(executed),
                 parameters,
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_class(notebook.parent.resolve()),
+                kernel_manager_class=_kernel_class(notebook.parent.resolve(), sockets),
                 progress_bar=False,
                 stdout_file=sys.stdout,
             )

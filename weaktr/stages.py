@@ -224,9 +224,9 @@ class Stage:
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 
-    def progress(self, total, unit="images", label=""):
-        """A Progress whose lines start with the stage's name and `label`."""
-        return Progress(" · ".join(filter(None, (self.name, label))), total, unit)
+    def progress(self, total, unit="images", label="", of=""):
+        """A Progress whose lines start with the stage's name, what it is `of`, and `label`."""
+        return Progress(" · ".join(filter(None, (self.name, of, label))), total, unit)
 
     def finish(self, records):
         """Writes metrics.json, which marks the stage finished, completes the manifest and prints the results.

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import average_precision_score
 from torch.utils.data import DataLoader, Dataset
 
 from .data.transforms import CamSamples, EpochLoader, seed_everything
@@ -187,6 +186,8 @@ def classify(model, dataset, list_name, precision="auto", workers=2):
 
 def average_precision(scores, labels):
     """Average precision per class, 0…1 → (C,); NaN for a class that the list lacks."""
+    from sklearn.metrics import average_precision_score  # takes seconds, and three stages never need it
+
     return np.array([average_precision_score(t, s) if t.any() else np.nan for t, s in zip(labels.T, scores.T)])
 
 
