@@ -112,6 +112,7 @@ def train_segmenter(
 
 def train_and_save(build, samples, *, device, seed, folder, details, **training):
     """Build a segmenter, train it and save it in `folder` with its history, as notebook 04 does step by step."""
+    folder.mkdir(exist_ok=True)
     seed_everything(seed)
     model = build().to(device)
     history = train_segmenter(model, samples, seed=seed, folder=folder, **training)
