@@ -52,15 +52,33 @@ stage.finish([{"list": "val", "list_size": 12, "metric": "mIoU", "value": miou, 
 """
 
 
-@pytest.fixture
-def place(tmp_path):
-    """A folder with notebooks/ of two stages and sweep.toml."""
-    folder = tmp_path / "notebooks"
+def prepare(root):
+    """notebooks/ of two stages and thresholds.toml in the folder `root`."""
+    folder = root / "notebooks"
     folder.mkdir()
     write_notebook(folder, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", FIRST)
     write_notebook(folder, "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", SECOND)
-    (tmp_path / "thresholds.toml").write_text(FILE)
-    return tmp_path
+    (root / "thresholds.toml").write_text(FILE)
+    return root
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with notebooks and a sweep's file."""
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def swept_once(tmp_path_factory):
+    root = prepare(tmp_path_factory.mktemp("sweep"))
+    go(root)
+    return root
+
+
+@pytest.fixture
+def swept(swept_once, tmp_path):
+    """A copy of a place whose sweep has run."""
+    return Path(shutil.copytree(swept_once, tmp_path / "swept"))
 
 
 def read(place, source=None, name=""):
@@ -183,14 +201,13 @@ def test_a_missing_file_is_refused(place):
         read(place, place / "none.toml")
 
 
-def test_a_run_of_another_version_is_refused(place):
-    go(place)
-    path = place / "runs/demo_thresholds/low-seed1/01_first/manifest.json"
+def test_a_run_of_another_version_is_refused(swept):
+    path = swept / "runs/demo_thresholds/low-seed1/01_first/manifest.json"
     manifest = json.loads(path.read_text())
     manifest["versions"]["weaktr"] = "0.0.1"
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"low-seed1.*made by weaktr 0\.0\.1"):
-        go(place)
+        go(swept)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
@@ -227,22 +244,19 @@ def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
     assert finished == {path: path.stat().st_mtime_ns for path in (place / "runs").rglob("metrics.json")}
 
 
-def test_stages_are_shared_with_other_sweeps(place):
-    go(place)
-    source = {"grid": {"t": [0.5, 0.6]}, "seeds": [1], "measure": list(read(place).measures)}
-    runs = go(place, read(place, source, "finer"))
+def test_stages_are_shared_with_other_sweeps(swept):
+    source = {"grid": {"t": [0.5, 0.6]}, "seeds": [1], "measure": list(read(swept).measures)}
+    runs = go(swept, read(swept, source, "finer"))
     assert [one.shared for one in runs.values()] == [2, 1] and times_run(runs["t=0.6-seed1"]) == 1
 
 
-def test_a_stage_that_vanishes_while_it_is_linked_is_computed(place, monkeypatch):
-    go(place)
-
+def test_a_stage_that_vanishes_while_it_is_linked_is_computed(swept, monkeypatch):
     def gone(source, *_, **__):
         raise shutil.Error([(source, "target", "No such file")])
 
     monkeypatch.setattr(sweeps.shutil, "copytree", gone)
-    source = {"seeds": [1], "measure": list(read(place).measures)}
-    (one,) = go(place, read(place, source, "other")).values()
+    source = {"seeds": [1], "measure": list(read(swept).measures)}
+    (one,) = go(swept, read(swept, source, "other")).values()
     assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
 
 
@@ -333,8 +347,9 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
 
 def test_submitit_runs_the_same_sweep(place):
     executor = sweeps.slurm_pool(place / "jobs", cluster="local", gpus=0, cpus=1, minutes=5)
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = go(place, executor=executor)
-    assert {one.state for one in runs.values()} == {"done"}
+    assert [one.state for one in runs.values()] == ["done"] * 2
     assert any((place / "jobs/slurm").iterdir()), "submitit's own logs"
 
 
@@ -351,19 +366,19 @@ def test_threads_are_divided(place, monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(sweeps, "cores", lambda: 6)
     assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = go(place, jobs=2)
     assert (runs["low-seed1"].place.folder("01_first") / "threads").read_text() == "3"
 
 
 # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
-    go(place)
-    sweep = read(place)
-    table, found, manifests = sweep_results.write_results(sweep, place / "notebooks")
+def test_results_can_be_traced_and_summary_agrees_with_the_runs(swept):
+    sweep = read(swept)
+    table, found, manifests = sweep_results.write_results(sweep, swept / "notebooks")
     assert len(table) == 4 and set(table["list_size"]) == {12} and len(manifests) == 8
     kept = manifests.set_index(["run", "stage"])
     for row in table.itertuples():
-        manifest = json.loads((place / "runs" / row.run / row.stage / "manifest.json").read_text())
+        manifest = json.loads((swept / "runs" / row.run / row.stage / "manifest.json").read_text())
         assert manifest["key"] == row.key and manifest["git"]["commit"] == row.commit and manifest["seed"] == row.seed
         one = kept.loc[(row.run, row.stage)]
         assert (one["key"], one["git.commit"], one["seed"], one["start"]) == (
@@ -384,27 +399,26 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(place):
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
 
 
-def test_results_are_read_back_where_the_runs_are_gone(place):
-    sweep = read(place)
-    assert sweep_results.load(sweep, place, place / "notebooks")[3] == "no finished run"
-    go(place)
-    made = sweep_results.load(sweep, place, place / "notebooks")
+def test_results_are_read_back_where_the_runs_are_gone(swept):
+    sweep = read(swept)
+    made = sweep_results.load(sweep, swept, swept / "notebooks")
     assert made[3] == "4 finished runs"
-    for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs"), made):
-        frame.to_csv(place / f"06_{name}.csv", index=False)
     shutil.rmtree(sweep.folder)
-    table, found, manifests, source = sweep_results.load(sweep, place, place / "notebooks")
+    assert sweep_results.load(sweep, swept, swept / "notebooks")[3] == "no finished run"
+    for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs"), made):
+        frame.to_csv(swept / f"06_{name}.csv", index=False)
+    table, found, manifests, source = sweep_results.load(sweep, swept, swept / "notebooks")
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
     assert set(table["key"]) <= set(manifests["key"])
     assert found["is_baseline"].tolist() == [True, False]
 
 
-def test_one_variant_compares_its_measures(place):
+def test_one_variant_compares_its_measures(swept):
     measure = {"stage": "02_second", "metric": "mIoU"}
     source = {"seeds": [1, 2], "measure": [measure | {"label": "a"}, measure | {"label": "b"}]}
-    sweep = read(place, source, "measures")
-    go(place, sweep)
-    found = sweep_results.summary(sweep, sweep_results.results(sweep, place / "notebooks")).set_index("measure")
+    sweep = read(swept, source, "measures")
+    go(swept, sweep)
+    found = sweep_results.summary(sweep, sweep_results.results(sweep, swept / "notebooks")).set_index("measure")
     assert found.loc["b", "baseline"] == "a" and found.loc["b", "difference"] == 0
     assert "no difference" in found.loc["b", "verdict"]
 
@@ -421,24 +435,23 @@ def test_measures_on_different_lists_are_not_compared(place):
     assert found["difference"].isna().all() and found["low"].notna().all()
 
 
-def test_an_ambiguous_measure_is_refused(place):
-    sweep = read(place, {"seeds": [1], "measure": [{"label": "x", "stage": "02_second", "metric": "mIuO"}]}, "typo")
-    go(place, sweep)
+def test_an_ambiguous_measure_is_refused(swept):
+    sweep = read(swept, {"seeds": [1], "measure": [{"label": "x", "stage": "02_second", "metric": "mIuO"}]}, "typo")
+    go(swept, sweep)
     with pytest.raises(RunError, match="0 records that fit"):
-        sweep_results.results(sweep, place / "notebooks")
+        sweep_results.results(sweep, swept / "notebooks")
 
 
 # ── The command line ──────────────────────────────────────────────────────────────────────────────────────────────
-def test_estimate_and_plan_in_words(place):
+def test_estimate_and_plan_in_words(place, swept):
     runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
     text = console.plan_text(runs, sweeps.to_compute(runs), sweeps.estimate_seconds(runs, ()), 1)
     assert text == (
         "4 runs, 0 done already; 6 stages to compute, 2 more are shared; "
         "estimate unknown time, no stage like these was finished here with 1 job"
     )
-    go(place)
-    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
-    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    (swept / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
+    runs = sweeps.plan([read(swept)], notebooks=swept / "notebooks")
     seconds = sweeps.estimate_seconds(runs, ())
     assert 0 <= seconds < 60
     assert "6 runs, 4 done already; 3 stages" in console.plan_text(runs, sweeps.to_compute(runs), seconds, 2)
