@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(900)  # five notebooks in a row
 def test_real_photographs_go_end_to_end(shared, tmp_path, dataset):
     """VOC12's layout with 20 classes, COCO14's with 90 and its 91-id masks; a part of each list, to save time."""
     root = shared / "data" / {"voc12": "voc_mini", "coco14": "coco_mini"}[dataset]
-    given = presets.get("voc_mini").parameters | {"dataset": dataset, "data_root": str(root)}
+    given = presets.get("voc_mini").parameters | {"dataset": dataset, "data_root": str(root), "workers": 1}
     given |= {"train_list": "train:8", "eval_list": "train:3", "val_list": "val:2"}
     if dataset == "coco14":
         given |= {"crf_settings": "coco", "train_ceiling": False}
@@ -45,7 +45,7 @@ def test_a_folder_of_one_class_goes_end_to_end(tiny_dataset, tmp_path):
     assert any(row.endswith(",,train") for row in rows) and any(row.endswith(",animal,train") for row in rows)
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     given = {"dataset": "folder", "data_root": str(tmp_path), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
-    given |= {"cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0], "train_ceiling": False}
+    given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0], "train_ceiling": False}
     runs.run(given, tmp_path / "run")
     found = {(record["metric"], record["list"]): record["value"] for record in metrics(tmp_path / "run")}
     assert 0 <= found["mIoU of mask", "val"] <= 100 and ("mIoU of CAM label", "train") in found
@@ -67,7 +67,7 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path):
             rows.append(f"{path.relative_to(root)},{present},{name}")
     (root / "labels.csv").write_text("\n".join(rows))
     given = {"dataset": "folder", "data_root": str(root), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
-    given |= {"cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0]}
+    given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0]}
     runs.run(given, tmp_path / "run")
     assert [record["metric"] for record in metrics(tmp_path / "run")] == ["mAP (image labels)", "clipped pixels (%)"]
     for place, count in (("03_pseudo_labels/labels", 8), ("05_evaluation/predictions/multi", 4)):

@@ -260,35 +260,39 @@ def test_a_stage_that_vanishes_while_it_is_linked_is_computed(swept, monkeypatch
     assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
 
 
-def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(place):
-    (place / "fail").touch()
-    runs = go(place)
+def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(swept):
+    shutil.rmtree(swept / "runs/demo_thresholds/high-seed2")
+    (swept / "fail").touch()
+    runs = go(swept)
     states = {name: one.state for name, one in runs.items()}
     assert states == {"low-seed1": "done", "low-seed2": "done", "high-seed1": "done", "high-seed2": "failed"}
-    told = json.loads((place / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
+    told = json.loads((swept / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
     assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
-    table, found, _ = sweep_results.write_results(read(place), place / "notebooks")
+    table, found, _ = sweep_results.write_results(read(swept), swept / "notebooks")
     assert len(table) == 3 and found.set_index("variant")["runs"].to_dict() == {"low": 2, "high": 1}
     assert found.set_index("variant").loc["high", "seeds"] == 1, "only the seed that both have is compared"
-    (place / "fail").unlink()
-    again = go(place)
+    (swept / "fail").unlink()
+    again = go(swept)
     assert {one.state for one in again.values()} == {"done"} and again["high-seed2"].seconds > 0
     assert sum(one.seconds > 0 for one in again.values()) == 1, "only what was missing ran"
 
 
-def test_a_killed_worker_is_its_own_run_s_failure(place):
+def test_a_killed_worker_is_its_own_run_s_failure(swept):
     """As by the kernel when memory runs out: SIGKILL for the process that runs the stage."""
     kill = "import os, signal, psutil\nif t == 0.8 and seed == 1: psutil.Process().parent().kill()\n"
-    write_notebook(place / "notebooks", "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", kill + SECOND)
-    runs = go(place, jobs=1)
+    for name in ("high-seed1", "high-seed2"):
+        shutil.rmtree(swept / "runs/demo_thresholds" / name)
+    write_notebook(swept / "notebooks", "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", kill + SECOND)
+    runs = go(swept, jobs=1)
     assert {name: one.state for name, one in runs.items()} == {
         "low-seed1": "done", "low-seed2": "done", "high-seed1": "failed", "high-seed2": "done"
     }  # fmt: skip
-    told = json.loads((place / "runs/demo_thresholds/sweep.json").read_text())["high-seed1"]["message"]
+    told = json.loads((swept / "runs/demo_thresholds/sweep.json").read_text())["high-seed1"]["message"]
     assert told == "02_second: its process was killed, most often for lack of memory"
 
 
 def test_a_failed_shared_stage_fails_all_that_need_it(place):
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     write_notebook(place / "notebooks", "01_first", PARAMETERS, "raise ValueError('no data')")
     runs = go(place)
     assert {one.state for one in runs.values()} == {"failed"}
@@ -297,6 +301,8 @@ def test_a_failed_shared_stage_fails_all_that_need_it(place):
 
 
 def test_an_interrupted_sweep_continues(place):
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
+
     def interrupt(runs):
         if any(one.state == "done" for one in runs):
             raise KeyboardInterrupt
@@ -458,11 +464,12 @@ def test_estimate_and_plan_in_words(place, swept):
 
 
 def test_progress_prints_one_line_per_run(place, capsys):
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
     with console.progress(runs) as show:
         sweeps.run_sweeps(runs, sweeps.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
     lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
-    assert len(lines) == 4 and "4 done" in lines[-1] and any("1 stage shared" in line for line in lines)
+    assert len(lines) == 2 and "2 done" in lines[-1] and any("1 stage shared" in line for line in lines)
 
 
 def test_an_error_with_brackets_is_shown_as_it_is(place):
