@@ -31,8 +31,7 @@ def pixel_counts(confusion):
 
 
 def iou_of_counts(counts):
-    """Intersection over union per class, TP/(T+P−TP) in 0…1, of `pixel_counts` → float (…,K); NaN for a class in
-    neither."""
+    """Intersection over union per class, TP/(T+P−TP) in 0…1, of `pixel_counts` → float (…,K), NaN where in neither."""
     hits, truth, predicted = np.moveaxis(np.asarray(counts, np.float64), -2, 0)
     union = truth + predicted - hits
     return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)

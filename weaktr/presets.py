@@ -180,8 +180,7 @@ def _with_step_2(step_1, title, val_size, train_size, hours):
     """{name: function}: `step_1` with each of BACKBONES in step 2, documented like the presets above."""
     made, dataset = {}, step_1.__name__.removesuffix("_cam")
     for suffix, (text, backbone) in BACKBONES.items():
-        name = f"{dataset}_{suffix}"
-        val, train = PUBLISHED[name]
+        val, train = PUBLISHED[name := f"{dataset}_{suffix}"]
         made[name] = partial(lambda own: step_1() | own, {"seg_backbone": backbone} if backbone else {})
         made[name].__doc__ = f"""WeakTr on {title}, step 2 with {text}.
 

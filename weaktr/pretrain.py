@@ -10,8 +10,7 @@ The start decides what patch-attention refinement will be worth: see `create_vit
 * the species in the picture, named by the class token and, in a smooth maximum, by the patch tokens, so that each
   animal's own patches answer for it.
 
-Cost on two cores, alone: 25 minutes and 5 GB for 110,000 samples. Seeded; the result goes to `weaktr/assets/`
-(safetensors, float16).
+Cost on two cores, alone: 25 minutes and 5 GB for 110,000 samples. Seeded; the result goes to `weaktr/assets/`.
 """
 
 import argparse

@@ -175,6 +175,7 @@ def _kernel_class(notebooks, sockets):
 
 def _execute(notebook, folder, parameters):
     """Runs one notebook in a kernel of its own, its printed lines shown as they come."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # where jsonschema finds it, importing papermill takes 3 s longer
     import papermill
     from nbclient.exceptions import DeadKernelError
 

@@ -225,10 +225,12 @@ class LocalPool:
         """Interrupt what runs: kernels end their stage where it can be continued."""
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
-        workers = psutil.Process().children(recursive=True)
-        for worker in workers:
+        workers = []
+        for one in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.send_signal(signal.SIGINT)
+                if "multiprocessing.resource_tracker" not in " ".join(one.cmdline()):  # which ends by itself
+                    one.send_signal(signal.SIGINT)
+                    workers.append(one)
         for worker in psutil.wait_procs(workers, timeout=10)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()

@@ -124,8 +124,8 @@ def train_and_save(build, samples, *, device, seed, folder, details, **training)
 def beside(function, *arguments, **named):
     """Call a function in a process of its own while the block runs, each with half of the threads.
 
-    Two small networks on two cores: one thread each trains 1.4 times as many images as two threads for one after the
-    other (LOG). Leaving the block waits for the function and raises what it raised; a block that fails ends it.
+    One thread each for two small networks trains 1.4 times as many images as two threads for one after the other
+    (LOG). Leaving the block waits for the function and raises what it raised; a block that fails ends it.
     """
     threads = torch.get_num_threads()
     half = max(1, threads // 2)
