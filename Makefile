@@ -23,7 +23,7 @@ demo: setup ## run the whole pipeline on the embedded data set
 	.venv/bin/python -m weaktr run --preset demo
 
 test: setup ## run the test suite
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks

@@ -42,24 +42,25 @@ def test_a_benchmark_runs_from_its_command(tmp_path):
     for path in (ROOT / "benchmarks").glob("*.py"):
         (tmp_path / path.name).write_text(path.read_text())
     done = subprocess.run(
-        [sys.executable, tmp_path / "seg_step.py", "32", "1"],
+        [sys.executable, tmp_path / "threshold_curve.py", "2"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = pd.read_csv(tmp_path / "results/seg_step_32_1_fp32.csv")
-    assert {"plain cross entropy", "gradient clipping"} == set(found["way"]) and found["machine"].notna().all()
-    assert 0 < pd.read_csv(tmp_path / "results/seg_step_32_1_waiting.csv").iloc[0, 1] < 1
-    assert (tmp_path / "results/seg_step_32_1_fp32_profile.txt").exists()
+    found = pd.read_csv(tmp_path / "results/threshold_curve.csv")
+    assert "100 thresholds, one pass" in found["way"].tolist() and found["machine"].notna().all()
 
 
-def test_the_threshold_curve_benchmark(side_by_side, tmp_path):
-    import threshold_curve
+def test_the_benchmark_of_the_retraining_step(side_by_side, tmp_path):
+    import seg_step
 
-    threshold_curve.main(2)
-    assert "100 thresholds, one pass" in pd.read_csv(tmp_path / "threshold_curve.csv")["way"].tolist()
+    seg_step.main(32, 1)
+    found = pd.read_csv(tmp_path / "seg_step_32_1_fp32.csv")
+    assert {"plain cross entropy", "gradient clipping"} == set(found["way"])
+    assert 0 < pd.read_csv(tmp_path / "seg_step_32_1_waiting.csv").iloc[0, 1] < 1
+    assert (tmp_path / "seg_step_32_1_fp32_profile.txt").exists()
 
 
 def test_the_window_benchmark_compares_probabilities(side_by_side, tmp_path, monkeypatch, capsys):

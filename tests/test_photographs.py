@@ -17,9 +17,9 @@ def test_real_photographs_go_end_to_end(shared, tmp_path, dataset):
     """VOC12's layout with 20 classes, COCO14's with 90 and its 91-id masks; a part of each list, to save time."""
     root = shared / "data" / {"voc12": "voc_mini", "coco14": "coco_mini"}[dataset]
     given = presets.get("voc_mini").parameters | {"dataset": dataset, "data_root": str(root), "workers": 1}
-    given |= {"train_list": "train:8", "eval_list": "train:3", "val_list": "val:2"}
+    given |= {"train_list": "train:8", "eval_list": "train:3", "val_list": "val:2", "train_ceiling": False}
     if dataset == "coco14":
-        given |= {"crf_settings": "coco", "train_ceiling": False}
+        given |= {"crf_settings": "coco"}
     runs.run(given, tmp_path / "run", preset="voc_mini")
     records = metrics(tmp_path / "run")
     assert {record["list_size"] for record in records} == {8, 3, 2}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,10 @@ from weaktr.__main__ import main
 from weaktr.files import ASSETS
 
 
-@pytest.fixture
-def two_runs(tmp_path):
-    """Two finished runs of one stage that differ in a parameter."""
-    notebooks = tmp_path / "notebooks"
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("finished")
+    notebooks = root / "notebooks"
     notebooks.mkdir()
     finish = (
         "import matplotlib.pyplot as plt, pandas\nfigure, _ = plt.subplots(figsize=(1, 1))\n"
@@ -26,10 +27,16 @@ def two_runs(tmp_path):
         'stage.finish([{"list": "val", "list_size": 9, "metric": "mIoU <of> mask", "value": 50 + lr, "crf": True}])'
     )
     write_notebook(notebooks, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", finish)
-    folders = [tmp_path / name for name in ("a", "b")]
-    for folder, lr in zip(folders, (0.1, 0.2)):
-        runs.run({"lr": lr}, folder, notebooks=notebooks)
-    return folders
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        runs.run({"lr": lr}, root / name, notebooks=notebooks)
+    return root
+
+
+@pytest.fixture
+def two_runs(finished_once, tmp_path):
+    """Two finished runs of one stage that differ in a parameter, and its notebook beside them."""
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
+    return [tmp_path / name for name in ("a", "b")]
 
 
 def test_report_is_one_page_without_network(two_runs, capsys):
