@@ -81,9 +81,10 @@ def thresholds_below(values, thresholds, cells=4096):
         return (np.clip(x, 0, 1) * np.float32(cells)).astype(np.int32)
 
     occupied, following = cell(thresholds), np.append(thresholds, np.float32(np.inf))
-    found = np.searchsorted(occupied, np.arange(cells + 1, dtype=np.int32)).astype(np.int32)[cell(values)]
+    passed = np.searchsorted(occupied, np.arange(cells + 1, dtype=np.int32)).astype(np.int32)
+    found = passed.take(cell(values), mode="clip")  # spares the check of the indices, which all lie inside
     for _ in range(np.bincount(occupied, minlength=1).max()):
-        found += values > following[found]
+        found += values > following.take(found, mode="clip")
     return found
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from .cams import load_cams
 from .files import atomic
 from .metrics import confusion_matrix, curve_table, iou_of_counts, mean_iou, pixel_counts, threshold_counts
-from .pseudo_labels import parallel
+from .pseudo_labels import keep_freed_memory, parallel
 
 WORTH_A_PROCESS = 200  # images: reading them takes about as long as starting another process
 
@@ -60,6 +60,7 @@ def in_shares(function, ids, workers):
     """[function(share of the ids)], one share for each process: every n-th id. A short list stays in this process."""
     processes = max(1, min(workers, len(ids) // WORTH_A_PROCESS))
     shares = [ids[first::processes] for first in range(processes)]
+    keep_freed_memory()
     return parallel(function, shares, processes) if processes > 1 else [function(ids)]
 
 
