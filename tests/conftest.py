@@ -18,7 +18,7 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     """The longest files first, else one process would be left alone with them at the end (see `make test`)."""
-    longest = ("test_photographs", "test_notebooks", "test_sweeps", "test_runs", "test_training")
+    longest = ("test_photographs", "test_folder_runs", "test_notebooks", "test_sweeps", "test_runs", "test_training")
     place = {name: number for number, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.stem, len(longest)))
 
