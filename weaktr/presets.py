@@ -167,8 +167,7 @@ PUBLISHED = {
 }
 
 
-# backbone of step 2: its name in print, timm's name, empty for that of step 1
-BACKBONES = {
+BACKBONES = {  # of step 2: name in print, timm's name, empty for that of step 1
     "deit_s": ("DeiT-S", ""),
     "dinov2_s": ("DINOv2-S", "vit_small_patch14_dinov2"),
     "vit_s": ("ViT-S (ImageNet-21k, then 1k)", "vit_small_patch16_384"),

@@ -17,9 +17,8 @@ from .metrics import VOID, seed_mask, strongest
 def keep_freed_memory():
     """Let glibc keep what is freed: else every large array begins with pages to be zeroed, up to half of its time."""
     with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD of malloc.h
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        for option, size in ((-3, 2**30), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 def parallel(function, items, workers, progress=None):

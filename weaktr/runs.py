@@ -7,6 +7,7 @@ Parameters and data are checked before the first kernel starts. A finished stage
 import contextlib
 import csv
 import json
+import logging
 import os
 import re
 import subprocess
@@ -200,6 +201,7 @@ def _execute(notebook, folder, parameters):
             "the same command continues there"
         ) from error
     except KeyboardInterrupt as error:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would print how tasks left behind found no kernel
         raise RunError(f"{folder.name} interrupted; the same command continues there") from error
     if not (folder / "metrics.json").exists():
         raise RunError(f"{short(notebook)} ended without stage.finish(records), so it has no results")
