@@ -261,11 +261,13 @@ def test_a_stage_that_vanishes_while_it_is_linked_is_computed(swept, monkeypatch
 
 
 def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(swept):
-    shutil.rmtree(swept / "runs/demo_thresholds/high-seed2")
+    for name in ("low-seed2", "high-seed1", "high-seed2"):  # these run: one before the failing one, one beside it
+        shutil.rmtree(swept / "runs/demo_thresholds" / name)
     (swept / "fail").touch()
     runs = go(swept)
     states = {name: one.state for name, one in runs.items()}
     assert states == {"low-seed1": "done", "low-seed2": "done", "high-seed1": "done", "high-seed2": "failed"}
+    assert runs["low-seed2"].seconds > 0 and runs["high-seed1"].seconds > 0
     told = json.loads((swept / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
     assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
     table, found, _ = sweep_results.write_results(read(swept), swept / "notebooks")

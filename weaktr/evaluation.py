@@ -68,7 +68,7 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
     waiting = deque()
-    with ProcessPoolExecutor(max(1, workers), get_context("spawn"), keep_freed_memory) as pool:
+    with ProcessPoolExecutor(max(1, workers), get_context("spawn")) as pool:
 
         def collect():
             image_id, winners, future = waiting.popleft()
