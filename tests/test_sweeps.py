@@ -281,7 +281,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(swept):
 
 def test_a_killed_worker_is_its_own_run_s_failure(swept):
     """As by the kernel when memory runs out: SIGKILL for the process that runs the stage."""
-    kill = "import os, signal, psutil\nif t == 0.8 and seed == 1: psutil.Process().parent().kill()\n"
+    kill = "import os, signal, psutil\nif t == 0.8 and seed == 1: psutil.Process().parents()[1].kill()\n"
     for name in ("high-seed1", "high-seed2"):
         shutil.rmtree(swept / "runs/demo_thresholds" / name)
     write_notebook(swept / "notebooks", "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", kill + SECOND)

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,11 +17,11 @@ from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
 from .files import atomic, read_json, write_json
+from .kernels import kernel_manager
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import published
 from .stages import (
     ROOT,
-    RUNNER,
     aligned,
     changes,
     clock,
@@ -150,30 +149,6 @@ def short(path):
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _kernel_class(notebooks, sockets):
-    """A kernel manager for the interpreter that runs now, whatever kernels are installed for the user."""
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-
-    # The inline backend, also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
-    env = {RUNNER: str(notebooks), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
-    env["GOMP_SPINCOUNT"] = "100000"
-
-    class OwnKernelManager(AsyncKernelManager):
-        # Only a kernel's critical log: what a cell raises is reported once, by us.
-        kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": env})
-        if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
-            transport, ip = "ipc", f"{sockets}/kernel"
-
-        async def start_kernel(self, **given):
-            """What processes of the kernel print reaches us as the notebook's output, and no second time."""
-            await super().start_kernel(stdout=subprocess.DEVNULL, **given)
-
-    return OwnKernelManager
-
-
 def _execute(notebook, folder, parameters):
     """Runs one notebook in a kernel of its own, its printed lines shown as they come."""
     sys.modules.setdefault("rfc3987_syntax", None)  # where jsonschema finds it, importing papermill takes 3 s longer
@@ -189,7 +164,7 @@ def _execute(notebook, folder, parameters):
                 parameters,
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_kernel_class(notebook.parent.resolve(), sockets),
+                kernel_manager_class=kernel_manager(notebook.parent.resolve(), sockets),
                 progress_bar=False,
                 stdout_file=sys.stdout,
             )

@@ -1,0 +1,130 @@
+"""Kernels for the notebooks of a run, forked from a process that has loaded torch and timm already.
+
+Loading these is nine tenths of a kernel's start, and a run starts five. weaktr itself is not among what is loaded, so
+that a kernel always has the code as it is now.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from .errors import RunError
+from .stages import RUNNER
+
+LOADED = ("ipykernel.kernelapp", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "pandas", "timm")
+FORKS = sys.platform == "linux"  # elsewhere libraries do not bear a fork; kernels start from nothing there
+ENVIRONMENT = {
+    # The inline backend, also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
+    "GOMP_SPINCOUNT": "100000",
+}
+
+
+def kernel_manager(notebooks, sockets):
+    """A kernel manager class for the interpreter that runs now, whatever kernels are installed for the user.
+
+    notebooks: the folder that kernels learn their notebook's parameters from; sockets: an empty folder for theirs.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_client.provisioning import LocalProvisioner
+
+    class Forked(LocalProvisioner):
+        async def launch_kernel(self, cmd, *, env, cwd=None, **given):
+            self.process = Kernel(cmd[cmd.index("-f") :], dict(env), str(cwd or os.getcwd()))
+            self.pid = self.pgid = self.process.pid
+            return self.connection_info
+
+    class OwnKernelManager(AsyncKernelManager):
+        # Only a kernel's critical log: what a cell raises is reported once, by us.
+        kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}})
+        if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
+            transport, ip = "ipc", f"{sockets}/kernel"
+
+        async def start_kernel(self, **given):
+            """What processes of the kernel print reaches us as the notebook's output, and no second time."""
+            if FORKS:
+                self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+            await super().start_kernel(stdout=subprocess.DEVNULL, **given)
+
+    return OwnKernelManager
+
+
+class Kernel:
+    """A forked kernel, to be handled like a `subprocess.Popen`."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, *request):
+        import psutil
+
+        server = _server()
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        if not (answer := server.stdout.readline()):
+            raise RunError("the process that starts kernels ended before it answered; its message is above")
+        self.pid = int(answer)
+        self._process = psutil.Process(self.pid)
+        self.send_signal, self.terminate, self.kill = (
+            self._process.send_signal, self._process.terminate, self._process.kill
+        )  # fmt: skip
+
+    def poll(self):
+        """None while it runs, then 0."""
+        return None if self._process.is_running() else 0
+
+    wait = poll
+
+
+def _server(servers={}):  # noqa: B006: one for each process that asks
+    """The process that forks kernels for this one, in a session of its own: Ctrl-C is for us alone."""
+    server = servers.get(os.getpid())
+    if server is None or server.poll() is not None:
+        server = servers[os.getpid()] = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
+        )
+    return server
+
+
+def _serve():
+    """Fork a kernel for every line of input and answer with its process id, until whoever asks is gone."""
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels end when this process does
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for module in LOADED:
+        __import__(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no ended kernel stays in the table of processes
+    while line := sys.stdin.readline():
+        if child := os.fork():
+            print(child, file=answers, flush=True)
+        else:
+            _become_kernel(*json.loads(line))
+
+
+def _become_kernel(arguments, environment, folder):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance(arguments)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve()
