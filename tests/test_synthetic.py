@@ -4,12 +4,12 @@ from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
+import pretrain
 import pytest
 import torch
 from conftest import check_list
 from PIL import Image
 
-from weaktr import pretrain
 from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
 from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, CONTRAST, FAVOURITE, render_scene, write_scene

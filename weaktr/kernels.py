@@ -1,14 +1,16 @@
 """Kernels for the notebooks of a run, forked from a process that has loaded torch and timm already.
 
-Loading these is nine tenths of a kernel's start, and a run starts five. weaktr itself is not among what is loaded, so
-that a kernel always has the code as it is now.
+Loading these is nine tenths of a kernel's start, and a run starts five.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+
+import psutil
 
 from .errors import RunError
 from .stages import RUNNER
@@ -21,6 +23,7 @@ ENVIRONMENT = {
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
     "GOMP_SPINCOUNT": "100000",
 }
+SERVERS = {}  # process that runs notebooks: the one that forks its kernels
 
 
 def kernel_manager(notebooks, sockets):
@@ -35,13 +38,15 @@ def kernel_manager(notebooks, sockets):
 
     class Forked(LocalProvisioner):
         async def launch_kernel(self, cmd, *, env, cwd=None, **given):
-            self.process = Kernel(cmd[cmd.index("-f") :], dict(env), str(cwd or os.getcwd()))
+            self.process = fork(cmd[cmd.index("-f") :], dict(env), str(cwd or os.getcwd()))
             self.pid = self.pgid = self.process.pid
             return self.connection_info
 
     class OwnKernelManager(AsyncKernelManager):
         # Only a kernel's critical log: what a cell raises is reported once, by us.
-        kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}})
+        kernel_spec = KernelSpec(
+            **get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}}
+        )
         if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
             transport, ip = "ipc", f"{sockets}/kernel"
 
@@ -54,45 +59,38 @@ def kernel_manager(notebooks, sockets):
     return OwnKernelManager
 
 
-class Kernel:
-    """A forked kernel, to be handled like a `subprocess.Popen`."""
+class Kernel(psutil.Process):
+    """A forked kernel, with what jupyter_client asks of a `subprocess.Popen`."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self, *request):
-        import psutil
-
-        server = _server()
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        if not (answer := server.stdout.readline()):
-            raise RunError("the process that starts kernels ended before it answered; its message is above")
-        self.pid = int(answer)
-        self._process = psutil.Process(self.pid)
-        self.send_signal, self.terminate, self.kill = (
-            self._process.send_signal, self._process.terminate, self._process.kill
-        )  # fmt: skip
-
     def poll(self):
         """None while it runs, then 0."""
-        return None if self._process.is_running() else 0
+        return None if self.is_running() else 0
 
-    wait = poll
+    def send_signal(self, sig):
+        """Send a signal, to nobody if the kernel has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            super().send_signal(sig)
 
 
-def _server(servers={}):  # noqa: B006: one for each process that asks
-    """The process that forks kernels for this one, in a session of its own: Ctrl-C is for us alone."""
-    server = servers.get(os.getpid())
+def fork(*request):
+    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started."""
+    server = SERVERS.get(os.getpid())
     if server is None or server.poll() is not None:
-        server = servers[os.getpid()] = subprocess.Popen(
+        server = SERVERS[os.getpid()] = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | ENVIRONMENT,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C is for us alone
         )
-    return server
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    if not (answer := server.stdout.readline()):
+        raise RunError("the process that starts kernels ended before it answered; its message is above")
+    return Kernel(int(answer))
 
 
 def _serve():
@@ -119,6 +117,8 @@ def _become_kernel(arguments, environment, folder):
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null, stream)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "weaktr"]:
+        del sys.modules[name]  # the kernel takes its code from the files as they are now
 
     from ipykernel.kernelapp import launch_new_instance
 

@@ -8,7 +8,6 @@ import contextlib
 import csv
 import json
 import logging
-import os
 import re
 import sys
 import tempfile

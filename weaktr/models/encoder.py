@@ -39,7 +39,7 @@ MOST_TOKENS_KEPT, MOST_TOKENS_KEPT_IN_INFERENCE = 1024, 1408
 
 @register_model
 def weaktr_tiny_patch8_96(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
-    """The small backbone of the embedded data set (1.2 M parameters), made by `python -m weaktr.pretrain`.
+    """The small backbone of the embedded data set (1.2 M parameters), made by `python tools/pretrain.py`.
 
     timm hands every model its own arguments on pretrained weights; ours are loaded by `pretrained_state`.
     """

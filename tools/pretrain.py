@@ -1,4 +1,4 @@
-"""Makes the shipped backbone `weaktr_tiny_patch8_96`: python -m weaktr.pretrain
+"""Makes the shipped backbone `weaktr_tiny_patch8_96`: python tools/pretrain.py
 
 The published method starts from a ViT pretrained on ImageNet. The embedded data set has its own, pretrained without
 any mask on scenes of invented animals: drawn like those of the demo, but of 64 species that the demo does not have.
@@ -207,7 +207,7 @@ def pretrain(pictures, targets, *, samples, output, batch=64, lr=7e-4):
         if (step + 1) % 200 == 0 or step == steps - 1:
             weights = {name: tensor.half().contiguous() for name, tensor in vit.state_dict().items()}
             with atomic(output) as aside:
-                save_file(weights, aside, metadata={"made_by": f"python -m weaktr.pretrain, seed {SEED}"})
+                save_file(weights, aside, metadata={"made_by": f"python tools/pretrain.py, seed {SEED}"})
 
 
 def draw_pool(number):
