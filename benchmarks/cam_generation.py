@@ -22,7 +22,7 @@ from side_by_side import measure
 from weaktr.cams import save_cams
 from weaktr.data.images import read_image
 from weaktr.evaluation import generate_list
-from weaktr.inference import generate_cams, generate_grids, mirrored_pairs
+from weaktr.inference import generate_cams, generate_grids, mirrored_views
 from weaktr.models import create_cam_model
 from weaktr.models.cam import cam_variant
 from weaktr.train_cam import pick_device
@@ -66,7 +66,7 @@ def plain_forwards(plain, pairs):
 def view_by_view(model, image, labels):
     """The fine CAMs of the present classes as token grids, each view by itself."""
     found = {int(c): [] for c in np.flatnonzero(labels)}
-    for pair in mirrored_pairs(model, image, SCALES):
+    for pair in mirrored_views(model, [image], SCALES):
         straight, mirrored = (cam_variant(model(view[None]), "fused", True)[0].float().cpu() for view in pair)
         for c, grids in found.items():
             grids.append((straight[c] + mirrored[c].flip(-1)).numpy())
@@ -86,7 +86,7 @@ def main():
         folder = Path(folder)
         data, bar = Photographs(folder), SimpleNamespace(update=lambda n: None)
         images = {i: data.image(i) for i in data.names}
-        pairs = [mirrored_pairs(ours, image, SCALES) for image in images.values()]
+        pairs = [mirrored_views(ours, [image], SCALES) for image in images.values()]
 
         def in_turn(grids_of):
             for i in data.names:
@@ -94,7 +94,7 @@ def main():
                 save_cams(folder / f"{i}.npz", grids_of(image, data.labels(i)), image.shape[:2])
 
         def by_pairs(image, labels):
-            return generate_grids(ours, mirrored_pairs(ours, image, SCALES), labels, [("fused", True)])[0]
+            return generate_grids(ours, mirrored_views(ours, [image], SCALES), [labels], [("fused", True)])[0][0]
 
         def side_by_side(model):
             for i in data.names:

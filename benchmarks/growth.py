@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 from weaktr.cams import save_cams
-from weaktr.inference import generate_grids, mirrored_pairs
+from weaktr.inference import generate_grids, mirrored_views
 from weaktr.losses import cam_losses
 from weaktr.models import create_cam_model
 from weaktr.plots import style
@@ -75,8 +75,8 @@ def generation(images):
     def way():
         with tempfile.TemporaryDirectory() as folder:
             for number in range(images):
-                pairs = mirrored_pairs(model, image, (1.0,))
-                grids = generate_grids(model, pairs, np.arange(20) < 2, [("fused", True)])[0]
+                views = mirrored_views(model, [image], (1.0,))
+                grids = generate_grids(model, views, [np.arange(20) < 2], [("fused", True)])[0][0]
                 save_cams(Path(folder) / f"{number}.npz", grids, image.shape[:2])
 
     return way

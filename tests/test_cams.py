@@ -9,7 +9,7 @@ from weaktr.cams import enlarge, load_cams, save_cams
 from weaktr.data import open_dataset
 from weaktr.data.transforms import seed_everything
 from weaktr.errors import DataError
-from weaktr.inference import generate_cams, generate_grids, mirrored_pairs, normalise, rescale
+from weaktr.inference import generate_cams, generate_grids, mirrored_views, normalise, rescale
 from weaktr.metrics import threshold_curve
 from weaktr.models import create_cam_model
 from weaktr.models.cam import cam_variant
@@ -48,7 +48,7 @@ def bounds(dataset, ids, folder, backbone, scales, kind="fused", refined=True):
     exact, stored, sizes = [], [], [0, 0]
     for image_id in ids:
         image, labels, path = dataset.image(image_id), dataset.labels(image_id), folder / f"{image_id}.npz"
-        grids = generate_grids(model, mirrored_pairs(model, image, scales), labels, [(kind, refined)])[0]
+        grids = generate_grids(model, mirrored_views(model, [image], scales), [labels], [(kind, refined)])[0][0]
         save_cams(path, grids, image.shape[:2])
         cams = exact_cams(model, image, labels, scales, kind, refined)
         exact.append((cams, dataset.mask(image_id)))
@@ -101,7 +101,7 @@ def test_cams_come_back_to_the_last_bit(tiny_dataset, tmp_path):
     seed_everything(5)
     model = create_cam_model("weaktr_tiny_patch8_96", 8, image_size=96).eval()
     image, labels = tiny_dataset.image("scene_000001"), np.float32([1, 0, 0, 1, 0, 0, 0, 1])
-    grids = generate_grids(model, mirrored_pairs(model, image, (0.8, 1.0)), labels, [("fused", False)])[0]
+    grids = generate_grids(model, mirrored_views(model, [image], (0.8, 1.0)), [labels], [("fused", False)])[0][0]
     for name in ("a", "b"):
         save_cams(tmp_path / f"{name}.npz", grids, image.shape[:2])
     cams = generate_cams(model, image, labels, (0.8, 1.0), kind="fused", refined=False)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from weaktr import inference
+from weaktr import evaluation, inference
 from weaktr.cams import load_cams, save_cams
 from weaktr.errors import DataError
 from weaktr.evaluation import generate_list
@@ -136,7 +136,36 @@ def test_list_of_cams_is_each_images_cams(tmp_path):
             assert np.array_equal(found[c], cam)
 
 
-def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path):
+def test_images_of_one_size_share_a_forward_pass(tmp_path, monkeypatch):
+    """Whatever is there already, so that a list made in two goes has the bytes of one made at once."""
+    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(7)
+    sizes = [(24, 40) if i in (2, 5) else (32, 24) for i in range(7)]
+    data.images = {f"im{i}": random_image(*size, seed=i) for i, size in enumerate(sizes)}
+    data.labels = dict(zip(data.images, np.eye(4, 3)[[0, 1, 2, 3, 0, 1, 2]], strict=True)).get  # im3 shows nothing
+    once, twice, batches = tmp_path / "once", tmp_path / "twice", []
+    monkeypatch.setattr(evaluation, "BATCH_PIXELS", 3 * 2 * 32 * 24)
+    model.register_forward_pre_hook(lambda _, given: batches.append(tuple(given[0].shape)))
+    generate_list(model, data, list(data.images), [1.0], {once: ("fused", True)}, Count())
+    assert batches == [(6, 3, 32, 24), (4, 3, 32, 24), (4, 3, 24, 40)]
+    for name in data.images:
+        found = load_cams(once / f"{name}.npz")
+        expected = generate_cams(model, data.image(name), data.labels(name), [1.0])
+        assert set(found) == set(expected) == set(np.flatnonzero(data.labels(name)))
+        assert all(np.abs(found[c] - cam).max() < 1e-5 for c, cam in expected.items())
+    twice.mkdir()
+    for name in ("im0", "im1", "im6"):
+        (twice / f"{name}.npz").write_bytes((once / f"{name}.npz").read_bytes())
+    batches.clear()
+    generate_list(model, data, list(data.images), [1.0], {twice: ("fused", True)}, bar := Count())
+    assert batches == [(6, 3, 32, 24), (4, 3, 32, 24), (4, 3, 24, 40)] and bar.done == 7
+    assert all((twice / path.name).read_bytes() == path.read_bytes() for path in once.iterdir())
+    batches.clear()
+    generate_list(model, data, list(data.images), [1.0], {twice: ("fused", True)}, bar := Count())
+    assert not batches and bar.done == 7
+
+
+def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "WINDOW", 1)
     model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(2)
     with pytest.raises(DataError, match=r"absent\.jpg"):
         generate_list(model, data, ["im0", "im1", "absent"], [1.0], {tmp_path: ("fused", True)}, Count())

@@ -41,36 +41,37 @@ def generate_cams(model, image, labels, scales=(1.0, 1.2), *, kind="fused", refi
 
 def generate_variants(model, image, labels, scales, variants):
     """`generate_cams` for several compositions [(kind, refined), …] from the same forward passes → a list of dicts."""
-    made = generate_grids(model, mirrored_pairs(model, image, scales), labels, variants)
+    made = generate_grids(model, mirrored_views(model, [image], scales), [labels], variants)[0]
     return [enlarge(grids, image.shape[:2]) for grids in made]
 
 
-def mirrored_pairs(model, image, scales):
-    """An image and its mirror at every scale, normalised, on the model's device → list of (2,3,h,w)."""
-    device, pairs = next(model.parameters()).device, []
+def mirrored_views(model, images, scales):
+    """n images of one size, each followed by its mirror, normalised, on the model's device → (2n,3,h,w) per scale."""
+    device, views = next(model.parameters()).device, []
     for scale in scales:
-        x = normalise(rescale(image, scale), model.mean, model.std)
-        pairs.append(torch.stack([x, x.flip(-1)]).to(device))
-    return pairs
+        straight = [normalise(rescale(image, scale), model.mean, model.std) for image in images]
+        views.append(torch.stack([view for x in straight for view in (x, x.flip(-1))]).to(device))
+    return views
 
 
 @torch.inference_mode()
-def generate_grids(model, pairs, labels, variants):
-    """What `generate_variants` enlarges → for each variant {present class: [(h,w) float32, a grid for each scale]}.
+def generate_grids(model, views, labels, variants):
+    """What `generate_variants` enlarges → a list by image and variant of {class: [(h,w) float32, a grid per scale]}.
 
-    pairs: as `mirrored_pairs` makes them. The map of the mirrored view is mirrored back and added on the grid of
-    tokens: enlarging is linear and has no side, so that the sum of both enlarged maps is the enlarged sum.
+    views: as `mirrored_views` makes them; labels (n,C). The map of the mirrored view is mirrored back and added on the
+    grid of tokens: enlarging is linear and has no side, so that the sum of both enlarged maps is the enlarged sum.
     """
-    if len(labels) != model.config["num_classes"]:
-        raise ValueError(f"the label has {len(labels)} classes, the model {model.config['num_classes']}")
-    present = np.flatnonzero(np.asarray(labels))
-    made = [{int(c): [] for c in present} for _ in variants]
-    for pair in pairs if len(present) else ():
-        output = model(pair)
-        for grids, (kind, refined) in zip(made, variants, strict=True):
-            cam = cam_variant(output, kind, refined)[:, present].float().cpu()
-            for c, grid in zip(present, (cam[0] + cam[1].flip(-1)).numpy(), strict=True):
-                grids[int(c)].append(grid)
+    labels = np.asarray(labels)
+    if labels.shape[1] != model.config["num_classes"]:
+        raise ValueError(f"the label has {labels.shape[1]} classes, the model {model.config['num_classes']}")
+    made = [[{int(c): [] for c in np.flatnonzero(present)} for _ in variants] for present in labels]
+    for view in views if labels.any() else ():
+        output = model(view)
+        for number, (kind, refined) in enumerate(variants):
+            cams = cam_variant(output, kind, refined).float().unflatten(0, (-1, 2))
+            for cam, grids in zip((cams[:, 0] + cams[:, 1].flip(-1)).cpu().numpy(), made, strict=True):
+                for c in grids[number]:
+                    grids[number][c].append(cam[c].copy())
     return made
 
 
