@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
@@ -50,8 +51,9 @@ def check(figure):
 
 
 def pictures(figure):
-    """Array drawn in each axes that shows an image."""
-    return [ax.images[-1].get_array() for ax in figure.axes if ax.images]
+    """Array drawn in each axes that shows an image or a matrix."""
+    shown = [[*ax.images, *(drawn for drawn in ax.collections if isinstance(drawn, QuadMesh))] for ax in figure.axes]
+    return [drawn[-1].get_array() for drawn in shown if drawn]
 
 
 @pytest.fixture
@@ -259,7 +261,7 @@ def test_head_weights(rng, layers, heads):
     np.testing.assert_allclose(pictures(figure)[0], weights.T)
     np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), weights[:, 0])
     # weights that are nearly equal must look so
-    assert figure.axes[1].get_ylim()[0] == 0 == figure.axes[0].images[0].get_clim()[0]
+    assert figure.axes[1].get_ylim()[0] == 0 == figure.axes[0].collections[0].get_clim()[0]
 
 
 def test_threshold_curve(curve):

@@ -50,22 +50,20 @@ SMALL = 10  # classes whose matrix fits one column
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _heat_map(ax, values, rows, columns, text, *, inches, colours="Blues", low=0.0, high=None):
     """A matrix with its numbers: `text(value)` in each cell, NaN cells blank; no numbers where cells are too small."""
-    high = np.nanmax(values) if high is None else high
-    picture = ax.imshow(values, cmap=colours, vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    import seaborn  # takes seconds, and most stages draw no matrix
+
+    values = np.asarray(values, float)
+    high = max(np.nanmax(values) if high is None else high, low + 1e-9)
     size = min(8, 72 * inches / len(columns) / 2.2)
-    names = min(8, 72 * inches / len(columns) / 1.25)
-    ax.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 3 else 0, fontsize=names)
-    ax.set_yticks(range(len(rows)), rows, fontsize=names)
-    ax.tick_params(length=0)
-    if size < 4:
-        return
-    for (row, column), value in np.ndenumerate(np.asarray(values, float)):
-        if np.isfinite(value):
-            red, green, blue, _ = picture.to_rgba(value)
-            ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-            ax.text(column, row, text(value), ha="center", va="center", color=ink, fontsize=size)
+    texts = np.vectorize(text, otypes=[str])(values) if size >= 4 else None
+    seaborn.heatmap(
+        values, vmin=low, vmax=high, cmap=colours, cbar=False, annot=texts, fmt="", annot_kws={"fontsize": size},
+        xticklabels=columns, yticklabels=rows, ax=ax,
+    )  # fmt: skip
+    ax.grid(False)
+    ax.tick_params(length=0, labelsize=min(8, 72 * inches / len(columns) / 1.25))
+    ax.tick_params(axis="x", rotation=90 if max(map(len, columns)) > 3 else 0)
+    ax.tick_params(axis="y", rotation=0)
 
 
 def _square(values, names, text, *, height, high=None, **labels):
