@@ -106,7 +106,7 @@ def test_cam_training_reports_what_it_did(trained_cams):
     assert np.allclose(history["loss"], parts.sum(axis=1)) and (parts.nunique() == 3).all()
     assert history["map_val"].between(0, 100).all() and (history["images_per_second"] > 0).all()
     assert history["wait_share"].between(0, 1, inclusive="neither").all()
-    assert all(re.fullmatch(r"\d+\.\d% waiting for data", note) for note in bar.notes)
+    assert all(re.fullmatch(r"\d+\.\d% data wait", note) for note in bar.notes)
     peak = 0.5 * 4 / 512
     assert np.allclose(history["lr"], [cam_loop.learning_rate(e, peak, 3, 0) for e in range(3)], rtol=1e-12)
 
@@ -354,7 +354,7 @@ def test_mask_training_reports_every_iteration(trained_masks):
     assert history["loss_unclipped"].iloc[-12:].mean() < 0.9 * history["loss_unclipped"].iloc[:12].mean()
     assert history["clipped_share"].between(0, 1).all() and (history["images_per_second"] > 0).all()
     assert history["wait_share"].between(0, 1, inclusive="neither").all()
-    assert all(re.fullmatch(r"\d+\.\d% waiting for data", note) for note in bar.notes)
+    assert all(re.fullmatch(r"\d+\.\d% data wait", note) for note in bar.notes)
 
 
 def test_groups_have_their_rates(trained_masks):

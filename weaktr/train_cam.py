@@ -115,7 +115,7 @@ def train_cam(
             optimizer.step()
             for name, loss in losses.items():
                 sums[name] += loss.detach()
-            bar.update(len(images), f"{loader.wait_share:.1%} waiting for data")
+            bar.update(len(images), f"{loader.wait_share:.1%} data wait")
         means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
         seconds, wait_share = time.perf_counter() - start, loader.wait_share
         if not math.isfinite(loss := sum(means.values())):

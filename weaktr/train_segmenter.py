@@ -102,7 +102,7 @@ def train_segmenter(
             if not math.isfinite(loss := row["loss"]):
                 raise ParameterError(f"the loss became {loss} at iteration {iteration}; lower the learning rate {lr}")
             history.append(row)
-            bar.update(len(images), f"{row['wait_share']:.1%} waiting for data")
+            bar.update(len(images), f"{row['wait_share']:.1%} data wait")
             if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
                 watch_clipping(model, *watched, tau, cell, scope, folder / "clipping" / f"{iteration + 1:06d}.npz")
         keep(folder, model, optimizer, history)
