@@ -405,7 +405,7 @@ def test_progress_lines(capsys, monkeypatch):
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(stages, "PROGRESS_SECONDS", 10.0)
     progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
-    for share in ("", "5.0% data wait", "", "4.0% waiting for data"):
+    for share in ("", "5.0% data wait", "", "4.0% data wait"):
         progress.update(600, share)
     assert capsys.readouterr().out.splitlines() == [
         "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left · 5.0% data wait",
