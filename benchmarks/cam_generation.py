@@ -44,8 +44,11 @@ class Photographs:
     def ids(self, list_name=""):
         return self.names
 
+    def image_path(self, image_id):
+        return self.folder / f"{image_id}.jpg"
+
     def image(self, image_id):
-        return read_image(self.folder / f"{image_id}.jpg")
+        return read_image(self.image_path(image_id))
 
     def labels(self, image_id):
         return self.present[image_id]

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from weaktr import evaluation, inference
 from weaktr.cams import load_cams, save_cams
+from weaktr.data.images import image_size, read_image
 from weaktr.errors import DataError
 from weaktr.evaluation import generate_list
 from weaktr.inference import generate_cams, head_correlation, predict_probabilities, segment
@@ -98,16 +100,23 @@ def test_no_class_gives_no_cam():
     assert generate_cams(model, random_image(24, 24), np.zeros(3, np.float32), [1.0]) == {}
 
 
-class Photographs:
-    """A data set of random images of several sizes in memory; reading one that is not there fails as a file does."""
+SIZES = [(24 + 3 * i, 33 - i) for i in range(5)]
 
-    def __init__(self, count):
-        self.images = {f"im{i}": random_image(24 + 3 * i, 33 - i, seed=i) for i in range(count)}
+
+class Photographs:
+    """A data set of random images of several sizes."""
+
+    def __init__(self, folder, sizes):
+        self.folder, self.images = folder, [f"im{i}" for i in range(len(sizes))]
+        folder.mkdir()
+        for i, size in enumerate(sizes):
+            Image.fromarray(random_image(*size, seed=i)).save(self.image_path(f"im{i}"))
+
+    def image_path(self, image_id):
+        return self.folder / f"{image_id}.png"
 
     def image(self, image_id):
-        if image_id not in self.images:
-            raise DataError(f"{image_id}.jpg does not exist")
-        return self.images[image_id]
+        return read_image(self.image_path(image_id))
 
     def labels(self, image_id):
         return np.float32(np.random.default_rng(len(self.image(image_id))).random(3) < 0.5)
@@ -123,9 +132,11 @@ class Count:
 
 
 def test_list_of_cams_is_each_images_cams(tmp_path):
-    model, data, bar = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(5), Count()
+    model, bar = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Count()
+    data, tmp_path = Photographs(tmp_path / "images", SIZES), tmp_path / "cams"
+    tmp_path.mkdir()
     save_cams(tmp_path / "im1.npz", {2: [np.float32([[0, 1]])]}, (4, 4))
-    generate_list(model, data, list(data.images), [1.0, 0.8], {tmp_path: ("patchcam", False)}, bar)
+    generate_list(model, data, data.images, [1.0, 0.8], {tmp_path: ("patchcam", False)}, bar)
     assert bar.done == 5 and sorted(path.name for path in tmp_path.iterdir()) == [f"im{i}.npz" for i in range(5)]
     assert load_cams(tmp_path / "im1.npz")[2].shape == (4, 4)  # what is there stays
     for name in ("im0", "im2", "im3", "im4"):
@@ -138,14 +149,13 @@ def test_list_of_cams_is_each_images_cams(tmp_path):
 
 def test_images_of_one_size_share_a_forward_pass(tmp_path, monkeypatch):
     """Whatever is there already, so that a list made in two goes has the bytes of one made at once."""
-    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(7)
-    sizes = [(24, 40) if i in (2, 5) else (32, 24) for i in range(7)]
-    data.images = {f"im{i}": random_image(*size, seed=i) for i, size in enumerate(sizes)}
+    model = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3)
+    data = Photographs(tmp_path / "images", [(24, 40) if i in (2, 5) else (32, 24) for i in range(7)])
     data.labels = dict(zip(data.images, np.eye(4, 3)[[0, 1, 2, 3, 0, 1, 2]], strict=True)).get  # im3 shows nothing
     once, twice, batches = tmp_path / "once", tmp_path / "twice", []
     monkeypatch.setattr(evaluation, "BATCH_PIXELS", 3 * 2 * 32 * 24)
     model.register_forward_pre_hook(lambda _, given: batches.append(tuple(given[0].shape)))
-    generate_list(model, data, list(data.images), [1.0], {once: ("fused", True)}, Count())
+    generate_list(model, data, data.images, [1.0], {once: ("fused", True)}, Count())
     assert batches == [(6, 3, 32, 24), (4, 3, 32, 24), (4, 3, 24, 40)]
     for name in data.images:
         found = load_cams(once / f"{name}.npz")
@@ -156,18 +166,28 @@ def test_images_of_one_size_share_a_forward_pass(tmp_path, monkeypatch):
     for name in ("im0", "im1", "im6"):
         (twice / f"{name}.npz").write_bytes((once / f"{name}.npz").read_bytes())
     batches.clear()
-    generate_list(model, data, list(data.images), [1.0], {twice: ("fused", True)}, bar := Count())
+    generate_list(model, data, data.images, [1.0], {twice: ("fused", True)}, bar := Count())
     assert batches == [(6, 3, 32, 24), (4, 3, 32, 24), (4, 3, 24, 40)] and bar.done == 7
     assert all((twice / path.name).read_bytes() == path.read_bytes() for path in once.iterdir())
     batches.clear()
-    generate_list(model, data, list(data.images), [1.0], {twice: ("fused", True)}, bar := Count())
+    generate_list(model, data, data.images, [1.0], {twice: ("fused", True)}, bar := Count())
     assert not batches and bar.done == 7
 
 
-def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "WINDOW", 1)
-    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(2)
-    with pytest.raises(DataError, match=r"absent\.jpg"):
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_sizes_from_the_head_of_a_file_are_those_of_the_image(tmp_path, turned):
+    note = Image.Exif()
+    note[274] = turned
+    Image.fromarray(random_image(20, 30)).save(tmp_path / "a.jpg", exif=note)
+    assert image_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").shape[:2]
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    assert image_size(tmp_path / "b.jpg") == image_size(tmp_path / "c.jpg") == (1, 1)
+
+
+def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path):
+    model = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3)
+    data = Photographs(tmp_path / "images", SIZES[:2])
+    with pytest.raises(DataError, match=r"absent\.png"):
         generate_list(model, data, ["im0", "im1", "absent"], [1.0], {tmp_path: ("fused", True)}, Count())
     assert "im0.npz" in [path.name for path in tmp_path.iterdir()]
 
@@ -176,11 +196,12 @@ def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path, monke
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("keep_maps", [True, False], ids=["kept", "remade"])
 def test_list_of_cams_on_the_gpu_is_the_cpus(tmp_path, keep_maps):
-    model, data = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3), Photographs(3)
+    model = import_released_cam(naive.random_cam_checkpoint(seed=2), num_heads=3)
+    data = Photographs(tmp_path / "images", SIZES[:3])
     model.encoder.keep_maps = keep_maps
     for device in ("cpu", "cuda"):
         variants = {tmp_path / device: ("fused", True)}
-        generate_list(model.to(device), data, list(data.images), [1.0, 1.2], variants, Count())
+        generate_list(model.to(device), data, data.images, [1.0, 1.2], variants, Count())
     for name in data.images:
         found, expected = (load_cams(tmp_path / device / f"{name}.npz") for device in ("cuda", "cpu"))
         assert set(found) == set(expected)

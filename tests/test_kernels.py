@@ -8,6 +8,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import nbformat
 import psutil
 import pytest
 from test_runs import PARAMETERS, write_notebook
@@ -22,7 +23,9 @@ facts = {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "f
          "variable": os.environ.get("WEAKTR_TEST"), "spin": os.environ.get("GOMP_SPINCOUNT"),
          "backend": __import__("matplotlib").get_backend()}
 (stage.folder / "facts.json").write_text(json.dumps(facts))
-stage.finish([])"""
+stage.finish([])
+import matplotlib.pyplot as plt
+plt.figure(figsize=(1, 1)).subplots()"""
 
 
 @pytest.fixture
@@ -37,15 +40,23 @@ def start(tmp_path):
     return once
 
 
+def pictures(path):
+    """How many PNG images the cells of an executed notebook show."""
+    cells = nbformat.read(path, nbformat.NO_CONVERT).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
 @pytest.mark.skipif(not kernels.FORKS, reason="kernels are not forked on this system")
-def test_kernels_are_forked_from_a_process_that_has_loaded_what_is_slow(start, monkeypatch):
+def test_kernels_are_forked_from_a_process_that_has_loaded_what_is_slow(start, monkeypatch, tmp_path):
     monkeypatch.setenv("WEAKTR_TEST", "first")
     first = start("first")
     monkeypatch.setenv("WEAKTR_TEST", "second")
     second = start("second")
+    assert pictures(tmp_path / "second" / "01_say" / "notebook.ipynb") == 1, "what a cell leaves open is shown"
     assert first.parent == second.parent == kernels.SERVERS[os.getpid()].pid
     assert first.pid != second.pid and not psutil.pid_exists(first.pid)
-    assert (first.variable, second.variable) == ("first", "second"), "the environment is that of its own start"
+    assert (first.variable, second.variable) == ("first", "second"), "each has the environment of its own start"
     for one in (first, second):
         assert one.loaded == [True, True], "torch is there; weaktr comes from its files as they are now"
         assert one.session == one.pid and one.folder == str(runs.ROOT)
@@ -68,7 +79,7 @@ def test_a_kernel_starts_from_nothing_where_forks_are_not_safe(start, monkeypatc
 def test_a_process_that_cannot_fork_says_so(monkeypatch, capfd):
     monkeypatch.setattr(kernels, "SERVERS", {})
     monkeypatch.setattr(kernels, "ENVIRONMENT", {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"})
-    with pytest.raises(kernels.RunError, match="ended before it answered"):
+    with pytest.raises(kernels.RunError, match="its message is above"):
         kernels.fork([], {}, "/")
     assert "encodings" in capfd.readouterr().err
 

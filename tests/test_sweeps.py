@@ -419,6 +419,8 @@ def test_results_are_read_back_where_the_runs_are_gone(swept):
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
     assert set(table["key"]) <= set(manifests["key"])
     assert found["is_baseline"].tolist() == [True, False]
+    manifests.assign(data_fingerprint="another").to_csv(swept / f"06_{sweep.name}_runs.csv", index=False)
+    assert "made with an earlier version of the data" in sweep_results.load(sweep, swept, swept / "notebooks")[3]
 
 
 def test_one_variant_compares_its_measures(swept):

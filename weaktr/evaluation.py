@@ -10,7 +10,7 @@ import pandas as pd
 
 from .cams import save_cams
 from .crf import refine_to_mask
-from .data.images import write_label_png
+from .data.images import image_size, write_label_png
 from .inference import generate_grids, mirrored_views, segment
 from .pseudo_labels import keep_freed_memory, read_seed
 from .scores import score_cams, score_list
@@ -30,47 +30,50 @@ def ahead(function, items):
         yield from (last.result() for last in pending)
 
 
+def equal_sizes(dataset, ids, pixels):
+    """Yields lists of images of one size, at most `pixels` in all with their mirrors, at least one image.
+
+    They depend on the list alone, and never on what is finished: an image has the same company in every run.
+    """
+    for first in range(0, len(ids), WINDOW):
+        sizes = {}
+        for image_id in ids[first : first + WINDOW]:
+            sizes.setdefault(image_size(dataset.image_path(image_id)), []).append(image_id)
+        for (height, width), same in sizes.items():
+            most = max(1, pixels // (2 * height * width))
+            yield from (same[start : start + most] for start in range(0, len(same), most))
+
+
 def generate_list(model, dataset, ids, scales, variants, progress):
     """CAM files of a list, see `cams.save_cams`; what is there already stays.
 
     variants: {folder: (kind, refined)}, each folder gets one <id>.npz per image. Images of one size share a forward
-    pass. While the model works, threads read and resize the next ones and write the last ones.
+    pass. While the model works, a thread reads and resizes the next ones, and another writes the last ones.
     """
     pixels = BATCH_PIXELS_GPU if next(model.parameters()).is_cuda else BATCH_PIXELS
 
-    def missing(image_ids):
-        return [(i, folder) for i in image_ids for folder in variants if not (folder / f"{i}.npz").is_file()]
+    def missing(batch):
+        return [(i, folder) for i in batch for folder in variants if not (folder / f"{i}.npz").is_file()]
 
-    def read(window):
-        """Batches of a few consecutive images, the same ones whether or not some of them have their files."""
-        images, sizes = {i: dataset.image(i) for i in window} if missing(window) else {}, {}
-        for i in window:
-            sizes.setdefault(images[i].shape[:2] if images else None, []).append(i)
-        for size, same in sizes.items():
-            most = max(1, pixels // (2 * size[0] * size[1])) if images else len(window)
-            for batch in (same[first : first + most] for first in range(0, len(same), most)):
-                yield batch, [images[i] for i in batch] if missing(batch) else [], size
+    def read(batch):
+        if not missing(batch):
+            return batch, None, None, None
+        images = [dataset.image(i) for i in batch]
+        labels = [dataset.labels(i) for i in batch]
+        return batch, mirrored_views(model, images, scales), labels, images[0].shape[:2]
 
-    def prepare(batch):
-        names, images, size = batch
-        return names, images and mirrored_views(model, images, scales), size
+    def make(task):
+        batch, views, labels, size = task
+        return batch, views and generate_grids(model, views, labels, list(variants.values())), size
 
-    def make(batch):
-        names, views, size = batch
-        labels = [dataset.labels(i) for i in names]
-        return names, views and generate_grids(model, views, labels, list(variants.values())), size
-
-    def write(batch):
-        names, grids, size = batch
-        grids = {(i, folder): one for i, own in zip(names, grids) for folder, one in zip(variants, own)}
-        for i, folder in missing(names):
-            save_cams(folder / f"{i}.npz", grids[i, folder], size)
-        return len(names)
+    def write(made):
+        batch, grids, size = made
+        for i, folder in missing(batch):
+            save_cams(folder / f"{i}.npz", grids[batch.index(i)][list(variants).index(folder)], size)
+        return len(batch)
 
     keep_freed_memory()
-    windows = (ids[first : first + WINDOW] for first in range(0, len(ids), WINDOW))
-    batches = (batch for window in ahead(lambda window: list(read(window)), windows) for batch in window)
-    for done in ahead(write, map(make, ahead(prepare, batches))):
+    for done in ahead(write, map(make, ahead(read, equal_sizes(dataset, ids, pixels)))):
         progress.update(done)
 
 

@@ -1,6 +1,6 @@
 """Kernels for the notebooks of a run, forked from a process that has loaded torch and timm already.
 
-Loading these is nine tenths of a kernel's start, and a run starts five.
+Loading these is nine tenths of a kernel's start, and a run starts five. A single stage that needs neither pays for it.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ import psutil
 from .errors import RunError
 from .stages import RUNNER
 
-LOADED = ("ipykernel.kernelapp", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "pandas", "timm")
+LOADED = ("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "timm")  # not the inline backend: it wants a shell
 FORKS = sys.platform == "linux"  # elsewhere libraries do not bear a fork; kernels start from nothing there
 ENVIRONMENT = {
-    # The inline backend, also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
+    # Also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
     "GOMP_SPINCOUNT": "100000",
@@ -75,7 +75,10 @@ class Kernel(psutil.Process):
 
 
 def fork(*request):
-    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started."""
+    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started.
+
+    How many threads OpenMP has is read when libraries are loaded: the first kernel's environment decides for all.
+    """
     server = SERVERS.get(os.getpid())
     if server is None or server.poll() is not None:
         server = SERVERS[os.getpid()] = subprocess.Popen(
@@ -86,44 +89,55 @@ def fork(*request):
             env=os.environ | ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for us alone
         )
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    if not (answer := server.stdout.readline()):
-        raise RunError("the process that starts kernels ended before it answered; its message is above")
-    return Kernel(int(answer))
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+        answer = server.stdout.readline()
+    except BaseException:  # its answer, not read, would be taken for the next one's
+        SERVERS.pop(os.getpid()).kill()
+        raise
+    with contextlib.suppress(ValueError, psutil.NoSuchProcess):
+        return Kernel(int(answer))
+    raise RunError("the process that starts kernels, or the kernel, ended at its start; its message is above")
 
 
 def _serve():
     """Fork a kernel for every line of input and answer with its process id, until whoever asks is gone."""
-    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels end when this process does
+    asking = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a sweep that is interrupted tells all processes below it
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # for ipykernel, when it is loaded: kernels end when we do
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for module in LOADED:
         __import__(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no ended kernel stays in the table of processes
-    while line := sys.stdin.readline():
+    while (line := sys.stdin.readline()) and os.getppid() == asking:
         if child := os.fork():
-            print(child, file=answers, flush=True)
+            with contextlib.suppress(BrokenPipeError):
+                print(child, file=answers, flush=True)
         else:
             _become_kernel(*json.loads(line))
 
 
 def _become_kernel(arguments, environment, folder):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
+    for stream in (0, 1):
         os.dup2(null, stream)
     for name in [name for name in sys.modules if name.partition(".")[0] == "weaktr"]:
         del sys.modules[name]  # the kernel takes its code from the files as they are now
+    sys.modules["numpy"].random.seed()  # what nobody seeds is not to be the same in all kernels
 
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance(arguments)
-    os._exit(0)
+    os._exit(0)  # not back into the loop that forked us
 
 
 if __name__ == "__main__":

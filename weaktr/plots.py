@@ -270,7 +270,15 @@ def crf_gain(table):
     for name, (chosen, colour, marker) in groups.items():
         points, label = table[chosen], f"{name}: {chosen.sum()} ({chosen.mean():.0%})"
         scatter.scatter(
-            points["before"], points["after"], s=9, alpha=0.5, color=colour, marker=marker, linewidth=0, label=label
+            points["before"],
+            points["after"],
+            s=7,
+            alpha=0.6,
+            color=colour,
+            marker=marker,
+            linewidth=0,
+            label=label,
+            clip_on=False,
         )
     scatter.axline((0, 0), slope=1, color=GREY, linewidth=1)
     scatter.set(

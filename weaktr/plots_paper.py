@@ -104,7 +104,7 @@ def published(table):
         ours, primary = row.method == "WeakTr", row.read_from == "primary"
         ax.plot(
             row.voc12_val, row.coco14_val, marker, color=colour, markersize=8 if ours else 6,
-            markerfacecolor=colour if primary else "white", markeredgewidth=1.2,
+            markerfacecolor=colour if primary else "none", markeredgewidth=1.2,
         )  # fmt: skip
         backbone = "backbone not stated" if row.backbone == "not stated" else row.backbone
         lines.append((f"{number}  {row.method}, {backbone}{'' if primary else ' †'}", ours))

@@ -34,6 +34,7 @@ WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not ent
 PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
 RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
 PROGRESS_SECONDS = 30.0  # between two lines of progress
+MOST_ROWS = 40  # of a stage's results that are printed
 
 
 def resolve(path):
@@ -246,7 +247,8 @@ class Stage:
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
-        print(aligned(results_rows(records)) if records else "no masks, so nothing was measured", flush=True)
+        few = aligned(results_rows(records)) if records else "no masks, so nothing was measured"
+        print(few if len(records) <= MOST_ROWS else f"{len(records)} records in metrics.json", flush=True)
 
 
 def clock(seconds):
@@ -353,7 +355,7 @@ def _usage():
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit
     usage = {"peak_memory_mb": round(peak / 1e6)}
-    if torch := sys.modules.get("torch"):  # else the stage computed nothing that depends on these
+    if torch := "weaktr.models" in sys.modules and sys.modules["torch"]:  # else no network took part
         from .train_cam import auto_precision, pick_device
 
         usage |= {"threads": torch.get_num_threads(), "auto_precision": auto_precision(pick_device())}

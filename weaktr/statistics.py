@@ -88,7 +88,8 @@ def verdict(found, name, baseline):
     """What a difference says, in a sentence computed from its numbers."""
     name, baseline = variant_in_words(name), variant_in_words(baseline)
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "1 seed, so over images only"
-    interval = f"{100 * LEVEL:.0f} % interval {found.low:+.1f} to {found.high:+.1f}"
+    digits = 1 if min(abs(found.low), abs(found.high)) >= 0.05 else 2  # no edge that is not zero reads 0.0
+    interval = f"{100 * LEVEL:.0f} % interval {found.low:+.{digits}f} to {found.high:+.{digits}f}"
     numbers = f"{found.value:+.1f} points ({interval}, {seeds})".replace("-", "−")
     if found.low <= 0 <= found.high:
         return f"{name} against {baseline}: {numbers}: no difference that could be told at this size."

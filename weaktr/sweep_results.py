@@ -1,15 +1,16 @@
 """What came out of a sweep: every measure of every run, and a summary with intervals and paired differences."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from . import statistics
-from .errors import RunError
+from .errors import RunError, UserError
 from .files import atomic, read_json
-from .parameters import NOTEBOOKS
-from .stages import aligned
+from .parameters import NOTEBOOKS, catalogue, check_parameters
+from .stages import aligned, data_fingerprint
 from .sweeps import plan
 
 FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")
@@ -120,8 +121,18 @@ def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
     names = (f"06_sweep_{sweep.name}.csv", f"06_{sweep.name}_summary.csv", f"06_{sweep.name}_runs.csv")
     paths = [Path(otherwise) / name for name in names] if otherwise else []
     if paths and all(path.is_file() for path in paths):
-        return *map(pd.read_csv, paths), "the committed reference"
+        tables = [pd.read_csv(path) for path in paths]
+        return *tables, "the committed reference" + _earlier_data(sweep, tables[2], notebooks)
     return *made, "no finished run"
+
+
+def _earlier_data(sweep, runs, notebooks):
+    """A note for `manifests` of runs whose data were not those that the sweep would read now."""
+    with contextlib.suppress(UserError):  # data that are not here cannot be compared
+        now = data_fingerprint(check_parameters(next(iter(sweep.overrides.values())), catalogue(notebooks)))
+        if set(runs.get("data_fingerprint", pd.Series(dtype=str)).dropna()) - {"", now}:
+            return ", made with an earlier version of the data: not to be compared with newer runs"
+    return ""
 
 
 def text(found):

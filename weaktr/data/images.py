@@ -1,9 +1,10 @@
 """Reading images and label masks with errors that name the file, what is wrong and what to do."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 from ..files import atomic
@@ -27,6 +28,14 @@ def read_image(path):
         grey = np.asarray(image, np.float64)
         image = Image.fromarray(np.uint8(np.clip(grey / (257 if grey.max() > 255 else 1), 0, 255)))
     return np.array(image.convert("RGB"))
+
+
+def image_size(path):
+    """(H,W) as `read_image` gives them, from the head of the file alone; (1, 1) where that cannot be read."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size if turned else image.size[::-1]
+    return 1, 1
 
 
 def read_label_png(path, num_classes=None):
