@@ -11,6 +11,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import timm
@@ -19,9 +20,9 @@ from cam_step import stacked_fusion
 from PIL import Image
 from side_by_side import measure
 
+from weaktr import evaluation
 from weaktr.cams import save_cams
 from weaktr.data.images import read_image
-from weaktr.evaluation import generate_list
 from weaktr.inference import generate_cams, generate_grids, mirrored_views
 from weaktr.models import create_cam_model
 from weaktr.models.cam import cam_variant
@@ -33,13 +34,13 @@ BACKBONE, CLASSES, IMAGES, SIZE, SCALES = "deit_small_patch16_224", 20, 2, (375,
 class Photographs:
     """Smooth random JPEG files in a folder, of one to three classes each."""
 
-    def __init__(self, folder, images=IMAGES):
+    def __init__(self, folder, images=IMAGES, size=SIZE):
         rng, self.folder, self.names = np.random.default_rng(0), folder, [f"im{i}" for i in range(images)]
         self.present = {i: np.zeros(CLASSES, np.float32) for i in self.names}
         for image_id in self.names:
             self.present[image_id][rng.choice(CLASSES, rng.integers(1, 4), replace=False)] = 1
             coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-            coarse.resize(SIZE[::-1], Image.Resampling.BICUBIC).save(folder / f"{image_id}.jpg")
+            coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(folder / f"{image_id}.jpg")
 
     def ids(self, list_name=""):
         return self.names
@@ -76,6 +77,23 @@ def view_by_view(model, image, labels):
     return found
 
 
+def shared_passes():
+    """The embedded data set's size and network, where a pair of views is too small to fill two cores."""
+    model = create_cam_model("weaktr_tiny_patch8_96", CLASSES, image_size=96).to(pick_device()).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        folder, bar = Path(folder), SimpleNamespace(update=lambda n: None)
+        data = Photographs(folder, 64, (112, 112))
+
+        def way(pixels):
+            for i in data.names:
+                (folder / f"{i}.npz").unlink(missing_ok=True)
+            with patch.multiple(evaluation, BATCH_PIXELS=pixels, BATCH_PIXELS_GPU=pixels):
+                evaluation.generate_list(model, data, data.names, (0.8, 1.0), {folder: ("fused", True)}, bar)
+
+        ways = {"an image at a time": partial(way, 1), "images of one size together": partial(way, 2**17)}
+        measure(ways, rounds=5, name="cam_generation_small")
+
+
 def main():
     """A short list of images each."""
     device = pick_device()
@@ -102,7 +120,7 @@ def main():
         def side_by_side(model):
             for i in data.names:
                 (folder / f"{i}.npz").unlink(missing_ok=True)
-            generate_list(model, data, data.names, SCALES, {folder: ("fused", True)}, bar)
+            evaluation.generate_list(model, data, data.names, SCALES, {folder: ("fused", True)}, bar)
 
         measure(
             {
@@ -116,6 +134,7 @@ def main():
             rounds=3,
             name="cam_generation",
         )
+    shared_passes()
 
 
 if __name__ == "__main__":
