@@ -270,16 +270,9 @@ def crf_gain(table):
     for name, (chosen, colour, marker) in groups.items():
         points, label = table[chosen], f"{name}: {chosen.sum()} ({chosen.mean():.0%})"
         scatter.scatter(
-            points["before"],
-            points["after"],
-            s=7,
-            alpha=0.6,
-            color=colour,
-            marker=marker,
-            linewidth=0,
-            label=label,
+            points["before"], points["after"], s=7, alpha=0.6, color=colour, marker=marker, linewidth=0, label=label,
             clip_on=False,
-        )
+        )  # fmt: skip
     scatter.axline((0, 0), slope=1, color=GREY, linewidth=1)
     scatter.set(
         xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="seed", ylabel="after CRF", title="mIoU of each image (%)"
