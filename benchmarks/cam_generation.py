@@ -90,7 +90,8 @@ def shared_passes():
             with patch.multiple(evaluation, BATCH_PIXELS=pixels, BATCH_PIXELS_GPU=pixels):
                 evaluation.generate_list(model, data, data.names, (0.8, 1.0), {folder: ("fused", True)}, bar)
 
-        ways = {"an image at a time": partial(way, 1), "images of one size together": partial(way, 2**17)}
+        together = partial(way, evaluation.BATCH_PIXELS)
+        ways = {"an image at a time": partial(way, 1), "images of one size together": together}
         measure(ways, rounds=5, name="cam_generation_small")
 
 
