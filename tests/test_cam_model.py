@@ -166,6 +166,21 @@ def test_cam_variants_agree_with_naive_loops(kind, refined):
     assert naive.error(cam_variant(import_released_cam(state, num_heads=3)(x), kind, refined), cam) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"fusion": "mean"}, {"fusion": "random"}, {"fusion": "learned"}, {"fusion": "last-k"}, {"reduction": 2}],
+    ids=repr,
+)
+def test_one_seed_starts_one_network_whatever_the_fusion(options):
+    """Only then are the differences of an ablation those of its fusions."""
+    published, other = (
+        (torch.manual_seed(5), create_cam_model(PLAIN, 3, pretrained=False, image_size=24, **given))[1].state_dict()
+        for given in ({}, options)
+    )
+    shared = [name for name in published if not name.startswith("fusion.")]
+    assert "head.weight" in shared and all(torch.equal(published[name], other[name]) for name in shared)
+
+
 def test_fine_loss_trains_only_the_fusion():
     model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
     model(torch.randn(1, 3, 24, 24)).fine_logits.sum().backward()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -110,7 +111,12 @@ def create_cam_model(
         load_pretrained(vit, pretrained_state(backbone, weights), "bicubic")
     sizes = len(vit.blocks), vit.blocks[0].attn.num_heads, vit.embed_dim
     options = {"pool": pool, "reduction": reduction, "feat_reduction": feat_reduction, "last_k": last_k}
-    model = CamModel(CamEncoder(vit, num_classes, keep_maps), AttentionFusion(*sizes, variant=fusion, **options))
+    with torch.random.fork_rng(devices=[]):
+        fusing = AttentionFusion(*sizes, variant=fusion, **options)
+    # Whatever the fusion, as many random numbers are drawn as for the published one: one seed starts one convolution,
+    # so that the coarse CAMs of an ablation are the same and its differences are those of the fusion.
+    AttentionFusion(*sizes, reduction=min(8, sizes[0] * sizes[1]), feat_reduction=min(8, sizes[2] // sizes[1]))
+    model = CamModel(CamEncoder(vit, num_classes, keep_maps), fusing)
     model.config = {"step": "cam"} | config
     model.mean, model.std = normalisation(backbone)
     return model
