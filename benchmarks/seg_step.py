@@ -25,7 +25,7 @@ from weaktr.data.transforms import EpochLoader, SegmentationSamples
 from weaktr.losses import gradient_clipping
 from weaktr.models import create_segmenter
 from weaktr.train_cam import autocast, pick_device
-from weaktr.train_segmenter import clipping_quality
+from weaktr.train_segmenter import clipping_counts
 
 BACKBONE, CLASSES, SIZE = "deit_small_patch16_224", 21, (375, 500)
 
@@ -81,18 +81,14 @@ def compare(samples, crop, batch):
         return record().tolist()
 
     def plain(logits):
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=255)
+        loss = F.cross_entropy(logits.float(), labels.long(), ignore_index=255)
         return loss, lambda: loss.detach()
 
     def clipping(logits):
         clipped = gradient_clipping(logits, labels, torch.inf, crop // 4)
-        return clipped.loss, lambda: torch.stack(
-            [
-                clipped.loss.detach(),
-                clipped.pixel_loss.mean(),
-                *clipping_quality(~clipped.kept, labels, truth).values(),
-            ]
-        )
+        counts = clipping_counts(~clipped.kept, labels, truth)
+        losses = torch.stack([clipped.loss.detach(), clipped.pixel_loss.mean()])
+        return clipped.loss, lambda: torch.cat([losses, counts])
 
     for precision in ("fp32", *(["bf16"] if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() else [])):
         name = f"seg_step_{crop}_{batch}_{precision}"

@@ -151,4 +151,4 @@ def test_a_broken_cam_file_is_named_with_the_remedy(tmp_path, damage):
     DAMAGES[damage](path)
     with pytest.raises(DataError) as caught:
         load_cams(path)
-    assert str(path) in str(caught.value) and "run 02_cam_generation again" in str(caught.value)
+    assert str(path) in str(caught.value) and "metrics.json of 02_cam_generation" in str(caught.value)

@@ -20,8 +20,11 @@ BAD = {
     "clip_scope": ("pixel", "one of batch"),
     "crf_settings": ("ade", "one of voc"),
     "precision": ("fp8", "one of auto"),
-    "device": ("warp", "cannot be used"),
+    "device": ("mps", "one of auto, cpu, cuda"),
     "threshold": (1.5, "below 1"),
+    "workers": (-1, "must not be negative"),
+    "oracle_noise": (2.0, "at most 1"),
+    "cam_augmentation": ("nonsense", "no policy of timm"),
     "cam_epochs": (0, "greater than 0"),
     "seg_lr": (-0.1, "greater than 0"),
     "cam_scales": ([], "at least one factor"),
@@ -68,6 +71,33 @@ def test_weights_that_do_not_fit_are_refused_beforehand(tmp_path):
     (tmp_path / "notes.safetensors").write_text("no weights")
     with pytest.raises(UserError, match=r"checkpoint .*notes\.safetensors cannot be read"):
         check_run(DEFAULTS | {"weights": str(tmp_path / "notes.safetensors")})
+
+
+def test_weights_of_step_2_are_read_beforehand(tmp_path):
+    (tmp_path / "notes.pth").write_text("no weights")
+    with pytest.raises(UserError, match=r"checkpoint .*notes\.pth"):
+        check_run(DEFAULTS | {"seg_weights": str(tmp_path / "notes.pth")})
+
+
+def test_weights_that_have_to_be_fetched_are_fetched_beforehand(tmp_path, monkeypatch):
+    """A machine without network fails now, not after two stages; where nothing is to be trained nothing is fetched."""
+
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    own = {"seg_backbone": "vit_small_patch14_dinov2", "crop_size": 84, "window_stride": 84, "clip_cell": 14}
+    check_run(DEFAULTS | own)
+    monkeypatch.setattr("weaktr.models.encoder.pretrained_state", no_network)
+    check_run(DEFAULTS | own)
+    with pytest.raises(OSError, match="no network"):
+        check_run(DEFAULTS | own, weights=True)
+
+
+def test_scales_that_leave_nothing_are_refused_beforehand():
+    with pytest.raises(UserError, match=r"seg_scales: 0.001 leaves nothing of 112"):
+        check_run(DEFAULTS | {"seg_scales": [1.0, 0.001]})
+    with pytest.raises(UserError, match=r"scene_\d+\.jpg is \d+×\d+ pixels: at scale 0.05 it has no patch of 8 pixels"):
+        check_run(DEFAULTS | {"cam_scales": [0.05, 1.0]})
 
 
 def test_unknown_backbone_names_known_ones():

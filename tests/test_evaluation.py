@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from weaktr import evaluation, scores
 from weaktr.cams import load_cams, save_cams
@@ -12,7 +13,7 @@ from weaktr.crf import refine_probabilities
 from weaktr.data.images import palette, read_label_png
 from weaktr.data.transforms import seed_everything
 from weaktr.evaluation import compare_compositions, generate_list, segment_list
-from weaktr.inference import generate_grids, segment
+from weaktr.inference import generate_grids, segment, segment_on_device
 from weaktr.metrics import seed_mask, threshold_curve
 from weaktr.models import create_cam_model, create_segmenter
 from weaktr.pseudo_labels import parallel, read_seed
@@ -192,9 +193,9 @@ def test_an_interrupted_export_goes_on(model, tiny_dataset, segmented, tmp_path,
         if len(images) in stop:
             raise KeyboardInterrupt
         images.append(arguments[1])
-        return segment(*arguments, **options)
+        return segment_on_device(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "segment", interrupted)
+    monkeypatch.setattr(evaluation, "segment_on_device", interrupted)
     job = {"crf": "voc", "workers": 1, **VIEWS}
     with pytest.raises(KeyboardInterrupt):
         segment_list(model, tiny_dataset, ids, tmp_path, progress=Counter(), **job)
@@ -252,14 +253,14 @@ def test_without_crf_there_is_one_folder(model, tiny_dataset, tmp_path):
 def test_more_images_than_the_queue_holds_all_get_their_crf(tiny_dataset, tmp_path, monkeypatch):
     """Four per worker may wait; the ninth makes the first ones be collected. No network, constant probabilities."""
 
-    def constant(_, image, **__):
-        share = image[..., 0] / 255
-        return np.stack([1 - share, share]).astype(np.float32)
+    def constant(_, image, *__):
+        share = torch.from_numpy(image[..., 0] / 255)
+        return torch.stack([1 - share, share]).float()
 
-    monkeypatch.setattr(evaluation, "segment", constant)
+    monkeypatch.setattr(evaluation, "segment_on_device", constant)
     ids = tiny_dataset.ids("train") + tiny_dataset.ids("val")
     segment_list(None, tiny_dataset, ids, tmp_path, crf="coco", workers=1, progress=Counter(), **VIEWS)
     for image_id in ids:
         image = tiny_dataset.image(image_id)
-        expected = refine_probabilities(image, constant(None, image), "coco").argmax(0)
+        expected = refine_probabilities(image, constant(None, image).numpy(), "coco").argmax(0)
         assert (read_label_png(tmp_path / "multi_crf" / f"{image_id}.png") == expected).all()

@@ -226,7 +226,7 @@ def test_probabilities_agree_with_one_window_at_a_time(kind):
     expected = naive.predict_probabilities(
         lambda x: naive.segmenter(reference, x, 3, 3), doubles, flips, (40, 58), 32, 20
     )
-    assert found.shape == (4, 40, 58) and found.dtype == np.float32
+    assert found.shape == (4, 40, 58) and found.dtype == torch.float32
     assert naive.error(found, expected) < 2e-5
 
 

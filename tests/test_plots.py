@@ -297,13 +297,21 @@ def test_crf_gain():
 
 @pytest.mark.parametrize("length", [1, 4, 200])
 def test_clipping_history(rng, length):
-    columns = ("loss", "loss_unclipped", "clipped_share", "precision", "recall", "base_rate")
-    history = pd.DataFrame({"epoch": np.arange(length) / 10, **{name: rng.random(length) for name in columns}})
-    history.loc[: length // 2, ["precision", "recall"]] = np.nan
+    """Shares of all pixels in the last 25th of the training; nothing is found before something is clipped."""
+    history = pd.DataFrame({name: rng.random(length) for name in ("loss", "loss_unclipped")})
+    history = history.assign(epoch=np.arange(length) / 10, labelled=1000, known=900, wrong=rng.integers(1, 90, length))
+    clipped = rng.integers(1, 60, length)
+    history = history.assign(clipped=clipped, clipped_known=clipped, clipped_wrong=clipped // 2)
+    history.loc[: length // 2, ["clipped", "clipped_known", "clipped_wrong"]] = 0
     figure = plots.clipping_history(history, start_value=0.8)
     assert {"start value 0.80", "epoch", "Share of clipped pixels"} <= set(check(figure)) and len(figure.axes) == 3
-    np.testing.assert_array_equal(figure.axes[2].lines[0].get_ydata(), history["precision"])
-    assert len(plots.clipping_history(history.drop(columns="base_rate")).axes[2].lines) == 4
+    precision, recall, base = (np.asarray(line.get_ydata()) for line in figure.axes[2].lines)
+    assert np.isnan([precision[: length // 2], recall[: length // 2]]).all() and np.isfinite(base).all()
+    last = history.iloc[-max(1, length // 25) :].sum()
+    assert base[-1] == pytest.approx(last["wrong"] / last["known"])
+    if length > 1:
+        assert precision[-1] == pytest.approx(last["clipped_wrong"] / last["clipped_known"])
+        assert recall[-1] == pytest.approx(last["clipped_wrong"] / last["wrong"])
 
 
 @pytest.mark.parametrize("names", [CLASSES, ["background", *VOC_CLASSES], [f"name {i}" for i in range(81)]])

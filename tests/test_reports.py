@@ -149,6 +149,22 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     assert tables.published_results([tmp_path])["val, measured"].notna().sum() == 0, "not the preset's parameters"
 
 
+def test_a_shorter_training_is_not_the_published_one(tmp_path):
+    """Stage 05 itself has no parameter of the training: those of the stages before it count as well."""
+    folder = tmp_path / "05_evaluation"
+    (tmp_path / "04_online_retraining").mkdir()
+    folder.mkdir()
+    key = stages.stage_key({}, "", [tmp_path / "04_online_retraining"])
+    record = {"metric": "mIoU of mask", "list": "val", "crf": True, "value": 12.3}
+    for name, content in (("manifest", {"preset": "voc12_deit_s", "key": key}), ("params", {}), ("metrics", [record])):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    for epochs, counts in ((100, 1), (1, 0)):
+        (tmp_path / "04_online_retraining/params.json").write_text(json.dumps({"seg_epochs": epochs}))
+        assert tables.published_results([tmp_path])["val, measured"].notna().sum() == counts
+    assert not presets.as_published("voc12_deit_s", {"seg_epochs": 1}) and not presets.as_published("demo", {})
+    assert presets.as_published("voc12_deit_s", {"seg_epochs": 100, "seed": 7, "workers": 3, "data_root": "x"})
+
+
 def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
     record = {"metric": "mIoU of mask", "list": "val", "crf": True}
     for run, seed, value in (("a", 504, 70.0), ("b", 505, 74.0), ("took over from b", 505, 74.0)):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -386,11 +387,49 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
     assert isinstance(failure.value, UserError)
     with pytest.raises(UserError, match=r"holds a finished stage \(lr 0.1 → 0.2\); choose another run_folder"):
         runs.open_stage("01_first", cell | {"lr": 0.2})
+    (stage.folder / "metrics.json").unlink()
+    (stage.folder / "resume.pt").touch()
+    with pytest.raises(UserError, match=r"holds a half trained stage \(lr 0.1 → 0.2\); choose another run_folder"):
+        runs.open_stage("01_first", cell | {"lr": 0.2})
+    assert (runs.open_stage("01_first", cell).folder / "resume.pt").exists(), "the same parameters go on"
     assert (stage.folder / "artefact.txt").exists()
     with pytest.raises(ParameterError, match="lr: '1e-4' is of type str"):
         runs.open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
         runs.open_stage("01_first", {"run_folder": "x"})
+
+
+def test_looking_at_a_finished_stage_by_hand_leaves_its_record_alone(go, notebooks, tmp_path, monkeypatch):
+    """Who made it, when, by which code and preset: what the published table and `sources.csv` rest on."""
+    go(preset="demo", stages=["01"])
+    monkeypatch.setattr(stages, "NOTEBOOKS", notebooks)
+    folder = tmp_path / "run/01_first"
+    before = {name: (folder / name).read_bytes() for name in ("manifest.json", "params.json")}
+    cell = json.loads(before["params.json"]) | {"run_folder": str(tmp_path / "run"), "workers": 7}
+    stage = runs.open_stage("01_first", cell)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (
+        json.loads(before["manifest.json"]).keys() >= {"end", "code"} and b'"preset": "demo"' in before["manifest.json"]
+    )
+    stage.finish([])
+    assert json.loads((folder / "params.json").read_text())["workers"] == 7
+
+
+def test_an_interrupted_second_photograph_is_not_up_to_date(notebooks, tmp_path, monkeypatch):
+    """The key does not know the photograph, and the stage was finished with another one."""
+    one = PARAMETERS + 'photograph: str = ""  # a picture\n'
+    cells = ("import os\nassert 'STOP' not in os.environ", f"stage.finish([{RECORD}])")
+    write_notebook(notebooks, "02_second", one, *cells)
+    run = partial(runs.run, run_folder=tmp_path / "run", notebooks=notebooks, check=False)
+    run({"photograph": "first.jpg"})
+    monkeypatch.setenv("STOP", "1")
+    with pytest.raises(RunError):
+        run({"photograph": "second.jpg"})
+    with pytest.raises(RunError):
+        run({"photograph": "second.jpg"})
+    monkeypatch.delenv("STOP")
+    run({"photograph": "second.jpg"})
+    assert json.loads((tmp_path / "run/02_second/params.json").read_text())["photograph"] == "second.jpg"
 
 
 def test_finish_refuses_incomplete_records(tmp_path):

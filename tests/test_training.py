@@ -26,7 +26,15 @@ from weaktr.errors import ParameterError
 from weaktr.losses import cam_losses, gradient_clipping
 from weaktr.models import create_cam_model, create_segmenter, save_model
 from weaktr.train_cam import autocast, average_precision, classify, train_cam
-from weaktr.train_segmenter import WATCHES, beside, clipping_quality, learning_rate, train_and_save, train_segmenter
+from weaktr.train_segmenter import (
+    WATCHES,
+    beside,
+    clipping_counts,
+    clipping_quality,
+    learning_rate,
+    train_and_save,
+    train_segmenter,
+)
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 SIDE = 32
@@ -385,6 +393,35 @@ def test_start_value_is_found_from_the_loss(trained_masks):
     assert (after.loc[below, "loss"] < after.loc[below, "loss_unclipped"]).mean() > 0.9
 
 
+def test_long_trainings_are_recorded_over_several_iterations(trained_masks, tiny_dataset, tmp_path, monkeypatch):
+    """Their rows mean what the rows of the single iterations mean, and the network is the same."""
+    expected, _ = learn_masks(tiny_dataset, tmp_path, start_value=1.0)
+    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 24)  # two iterations each: τ has its 22nd and 23rd as before
+    _, history = learn_masks(tiny_dataset, tmp_path / "pairs")
+    assert list(history["iteration"]) == list(range(1, 48, 2))
+    every = trained_masks[1].groupby(trained_masks[1]["iteration"] // 2)
+    for column in ("loss", "loss_unclipped"):
+        np.testing.assert_allclose(history[column], every[column].mean(), rtol=1e-5)
+    for column in ("lr", "start_value"):
+        np.testing.assert_allclose(history[column], every[column].last(), rtol=1e-5)
+    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 10)  # five iterations each, and two at the end of an epoch
+    with pytest.raises(KeyboardInterrupt):
+        learn_masks(tiny_dataset, tmp_path / "killed", start_value=1.0, progress=Bar(kill=30))
+    _, history = learn_masks(tiny_dataset, tmp_path / "killed", start_value=1.0)
+    model, straight = learn_masks(tiny_dataset, tmp_path / "straight", start_value=1.0)
+    assert same_weights(model, expected)
+    assert list(history["iteration"]) == [epoch * 12 + step for epoch in range(4) for step in (4, 9, 11)]
+    assert without_speed(history).equals(without_speed(straight))
+
+
+def test_a_start_value_is_found_however_early_and_however_rare_the_rows(tiny_dataset, tmp_path, monkeypatch):
+    """No row of a long training may lie in the last tenth before an early start: then it is that of the first row."""
+    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 10)
+    _, history = learn_masks(tiny_dataset, tmp_path, start_share=0.05)
+    assert history["start_value"].notna().sum() == len(history) - 1
+    assert history["start_value"].iloc[-1] == pytest.approx(history["loss_unclipped"].iloc[0])
+
+
 def test_a_given_start_value_stands(tiny_dataset, tmp_path):
     _, history = learn_masks(tiny_dataset, tmp_path / "high", epochs=1, start_value=100.0)
     assert (history["start_value"] == 100).all() and (history["clipped_share"] > 0).all()
@@ -543,7 +580,7 @@ def test_what_runs_beside_a_killed_process_ends_with_it():
 
 
 def quality(*masks):
-    return {name: share.item() for name, share in clipping_quality(*masks).items()}
+    return clipping_quality(*clipping_counts(*masks).tolist())
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -197,7 +197,7 @@ def test_image_label_and_truth_stay_aligned(monkeypatch, augment, size, radius):
         for index in range(4):
             image, label, truth = samples[epoch, index]
             assert image.shape == (3, 48, 48) and label.shape == truth.shape == (48, 48)
-            assert label.dtype == truth.dtype == torch.int64
+            assert label.dtype == truth.dtype == torch.uint8
             padding = (image == 0).all(0)
             assert torch.equal(padding, label == VOID) and torch.equal(padding, truth == VOID)
             assert torch.equal(label[~padding], 3 - truth[~padding])
@@ -222,8 +222,8 @@ def test_without_augmentation_it_is_the_middle(monkeypatch):
     samples = coded_samples(monkeypatch, augment=False)  # 60×84 at base size 60: unscaled
     pixels, label, truth = coded(seed=2)
     image, found, found_truth = samples[0, 2]
-    assert torch.equal(found, torch.from_numpy(label[6:54, 18:66]).long())
-    assert torch.equal(found_truth, torch.from_numpy(truth[6:54, 18:66]).long())
+    assert torch.equal(found, torch.from_numpy(label[6:54, 18:66]))
+    assert torch.equal(found_truth, torch.from_numpy(truth[6:54, 18:66]))
     expected = torch.from_numpy(pixels[6:54, 18:66]).permute(2, 0, 1) / 127.5 - 1
     assert torch.allclose(image, expected, atol=1e-6)
     assert torch.equal(samples[5, 2][0], image)

@@ -52,5 +52,6 @@ def load_cams(path):
             return enlarge(grids, file["size"])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"CAM file {path} cannot be read ({error}); delete it and run 02_cam_generation again"
+            f"CAM file {path} cannot be read ({error}); delete it and the metrics.json of 02_cam_generation, then "
+            "run that stage again: it makes what is missing"
         ) from error

@@ -1,4 +1,4 @@
-"""What a run would stumble over later, refused before its first kernel starts: values, files, network, data."""
+"""What a run would stumble over later, refused before its first kernel starts: values, files, model, data."""
 
 import psutil
 
@@ -13,22 +13,23 @@ POSITIVE = (
     *("last_k", "window_stride", "seg_epochs", "seg_batch_size", "seg_lr", "clip_cell"),
 )
 SHARES = ("drop_path", "threshold", "clip_start_share")
-NOT_NEGATIVE = ("seed", "seg_patch", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
+NOT_NEGATIVE = ("seed", "workers", "seg_patch", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
 RULES = (  # names of parameters, what a value has to fulfil, the same in words
     (POSITIVE, lambda value: value > 0, "be greater than 0"),
     (NOT_NEGATIVE, lambda value: value >= 0, "not be negative"),
     (SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1"),
     (["cam_min_crop"], lambda value: 0 < value <= 1, "be above 0 and at most 1"),
+    (["oracle_noise"], lambda value: value <= 1, "be at most 1"),
     (["seg_augment"], lambda value: len(value) == 2 and 0 < value[0] <= value[1], "be two factors, the smallest first"),
     (["cam_scales", "seg_scales"], lambda value: value and min(value) > 0, "hold at least one factor, all above 0"),
 )
 
 
-def check_run(values, data=True):
+def check_run(values, data=True, weights=False):
     """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
 
     values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: read
-    every file that the run will read, not the lists alone.
+    every file that the run will read, not the lists alone. weights: load, and so fetch, those the run will start from.
     """
     from .crf import LABEL_SETTINGS
     from .losses import SCOPES
@@ -59,27 +60,49 @@ def check_run(values, data=True):
     if {"crop_size", "clip_cell"} <= values.keys() and values["crop_size"] % values["clip_cell"]:
         sizes = f"{values['clip_cell']} does not divide crop_size {values['crop_size']}"
         raise ParameterError(f"parameter clip_cell: {sizes}")
+    if {"base_size", "seg_scales"} <= values.keys() and values["base_size"] * min(values["seg_scales"]) < 1:
+        raise ParameterError(
+            f"parameter seg_scales: {min(values['seg_scales'])} leaves nothing of {values['base_size']}"
+        )
+    if values.get("cam_augmentation"):
+        from timm.data import create_transform
+
+        try:
+            create_transform(32, is_training=True, auto_augment=values["cam_augmentation"])
+        except (AssertionError, ValueError, KeyError) as error:
+            raise ParameterError(
+                f"parameter cam_augmentation: {values['cam_augmentation']!r} is no policy of timm; such as "
+                "rand-m9-mstd0.5-inc1"
+            ) from error
     if values.get("photograph"):
         read_image(resolve(values["photograph"]))
     _check_device(values.get("device", "auto"))
-    patch = _check_network(values) if "backbone" in values else None
-    largest = check_data(values, files=data)
-    if largest and patch and "cam_scales" in values:
-        _check_memory(*largest, max(values["cam_scales"]), patch, values["device"])
+    patch = _check_model(values, weights) if "backbone" in values else None
+    extremes = check_data(values, files=data)
+    if extremes and patch and "cam_scales" in values:
+        (path, (height, width)), scale = extremes[1], min(values["cam_scales"])
+        if min(height, width) * scale < patch:
+            raise DataError(
+                f"{path} is {width}×{height} pixels: at scale {scale} it has no patch of {patch} pixels; raise "
+                "cam_scales, or take it off its list"
+            )
+        _check_memory(*extremes[0], max(values["cam_scales"]), patch, values["device"])
 
 
 def _check_device(name):
     import torch
 
     try:
+        if name.split(":")[0] not in ("auto", "cpu", "cuda"):
+            raise RuntimeError("one of auto, cpu, cuda")
         torch.empty(1, device="cpu" if name == "auto" else name)
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(f"parameter device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
 
 
-def _check_network(values):
-    from .models import create_cam_model
-    from .models.encoder import make_vit
+def _check_model(values, weights):
+    from .models import create_cam_model, create_segmenter
+    from .models.encoder import make_vit, pretrained_state
 
     for name in ("weights", "seg_weights"):
         if values.get(name) and not resolve(values[name]).is_file():
@@ -98,6 +121,13 @@ def _check_network(values):
     for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or seg_patch)):
         if values.get(name, side) % side:
             raise ParameterError(f"parameter {name}: {values[name]} is no multiple of the patch of {side} pixels")
+    if values.get("seg_weights"):
+        own = {"image_size": values["crop_size"], "patch_size": values["seg_patch"] or None}
+        own["weights"] = str(resolve(values["seg_weights"]))
+        create_segmenter(values["seg_backbone"] or values["backbone"], 2, **own)
+    for name, file in (("backbone", "weights"), ("seg_backbone", "seg_weights")) if weights else ():
+        if values.get(name) and not values.get(file):
+            pretrained_state(values[name])  # now: a machine without network fails before it computes
     return patch
 
 

@@ -5,27 +5,27 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-import numpy as np
 import pandas as pd
 
 from .cams import save_cams
 from .crf import refine_to_mask
 from .data.images import image_size, write_label_png
-from .inference import generate_grids, mirrored_views, segment
+from .inference import generate_grids, mirrored_views, segment_on_device
 from .pseudo_labels import keep_freed_memory, read_seed
 from .scores import score_cams, score_list
+from .stages import cores
 
 WINDOW = 64  # images of a list among which those of one size are looked for
 BATCH_PIXELS, BATCH_PIXELS_GPU = 2**17, 2**20  # with mirrors, at scale 1: five images of 112 pixels, two of 500 × 375
 
 
-def ahead(function, items):
-    """`map(function, items)` whose function runs in a thread, one item ahead of whoever takes the results."""
-    with ThreadPoolExecutor(1) as thread:
+def ahead(function, items, threads=1):
+    """`map(function, items)` whose function runs in threads, an item each ahead of whoever takes the results."""
+    with ThreadPoolExecutor(threads) as pool:
         pending = deque()
         for item in items:
-            pending.append(thread.submit(function, item))
-            if len(pending) > 1:
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
                 yield pending.popleft().result()
         yield from (last.result() for last in pending)
 
@@ -48,9 +48,11 @@ def generate_list(model, dataset, ids, scales, variants, progress):
     """CAM files of a list, see `cams.save_cams`; what is there already stays.
 
     variants: {folder: (kind, refined)}, each folder gets one <id>.npz per image. Images of one size share a forward
-    pass. While the model works, a thread reads and resizes the next ones, and another writes the last ones.
+    pass. While the model works, a thread reads and resizes the next ones, and another writes the last ones; a GPU has
+    up to eight of each.
     """
-    pixels = BATCH_PIXELS_GPU if next(model.parameters()).is_cuda else BATCH_PIXELS
+    cuda = next(model.parameters()).is_cuda
+    pixels, threads = (BATCH_PIXELS_GPU, min(8, cores())) if cuda else (BATCH_PIXELS, 1)
 
     def missing(batch):
         return [(i, folder) for i in batch for folder in variants if not (folder / f"{i}.npz").is_file()]
@@ -73,7 +75,7 @@ def generate_list(model, dataset, ids, scales, variants, progress):
         return len(batch)
 
     keep_freed_memory()
-    for done in ahead(write, map(make, ahead(read, equal_sizes(dataset, ids, pixels)))):
+    for done in ahead(write, map(make, ahead(read, equal_sizes(dataset, ids, pixels), threads)), threads):
         progress.update(done)
 
 
@@ -95,13 +97,13 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
         for image_id in ids:
             if not all((place / f"{image_id}.png").is_file() for place in places):
                 image = dataset.image(image_id)
-                probabilities = segment(
-                    model, image, scales=scales, mirror=mirror, base_size=base_size, window=window, stride=stride
-                )
-                write_label_png(folder / "multi" / f"{image_id}.png", mask := probabilities.argmax(0))
+                probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride)
+                mask = probabilities.argmax(0)
+                write_label_png(folder / "multi" / f"{image_id}.png", mask.cpu().numpy())
                 if crf:  # it knows the classes that win somewhere, so only these go to the other process
-                    winners = np.unique(mask)
-                    waiting.append((image_id, winners, pool.submit(refine_to_mask, image, probabilities[winners], crf)))
+                    winners = mask.unique()
+                    job = pool.submit(refine_to_mask, image, probabilities[winners].cpu().numpy(), crf)
+                    waiting.append((image_id, winners.cpu().numpy(), job))
                     if len(waiting) > 4 * workers:
                         collect()
             progress.update(1)

@@ -75,6 +75,7 @@ def generate_grids(model, views, labels, variants):
             for cam, grids in zip((cams[:, 0] + cams[:, 1].flip(-1)).cpu().numpy(), made, strict=True):
                 for c in grids[number]:
                     grids[number][c].append(cam[c].copy())
+        del output, cams  # the maps of this scale would live on beside those of the next
     return made
 
 
@@ -120,8 +121,8 @@ def predict_probabilities(model, views, flips, size, window, stride):
     """Average of the softmax scores of several views of one image (METHOD, "Single-scale evaluation").
 
     views: normalised, resized tensors (3,h,w) or (1,3,h,w); flips: whether each is mirrored already; size: (H,W) of
-    the result; window, stride: pixels. → (K,H,W) float32. Logits are averaged where windows overlap, and resized to
-    `size` before the softmax. Windows of all views share batches.
+    the result; window, stride: pixels. → (K,H,W) float32 on the model's device. Logits are averaged where windows
+    overlap, and resized to `size` before the softmax. Windows of all views share batches.
     """
     device = next(model.parameters()).device
     views = [at_least(view.reshape(view.shape[-3:]).to(device), window) for view in views]
@@ -147,17 +148,18 @@ def predict_probabilities(model, views, flips, size, window, stride):
             logits = logits.flip(-1)
         logits = F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]
         probabilities = probabilities + logits.softmax(0)
-    return (probabilities / len(views)).cpu().numpy()
+    return probabilities / len(views)
 
 
 def image_views(model, image, scales, base_size, mirror):
     """Views of a uint8 image whose short side becomes base_size·scale pixels, each also mirrored if asked.
 
-    → list of normalised (3,h,w), list of whether mirrored.
+    → list of normalised (3,h,w) on the model's device, list of whether mirrored.
     """
     height, width = image.shape[:2]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()[None]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
+    device = next(model.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()[None]
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (model.mean, model.std))
     views, flips = [], []
     for scale in scales:
         factor = base_size * scale / min(height, width)
@@ -174,18 +176,24 @@ def segment(model, image, *, scales=(1.0,), mirror=False, base_size=520, window=
     """Segment an image with a retrained network.
 
     image (H,W,3) uint8 RGB; scales, mirror: views; base_size: short side in pixels at scale 1; window, stride:
-    pixels; crf: "" (none), "voc" or "coco" settings. → class probabilities (K,H,W) float32; argmax over axis 0 is
-    the mask, 0 background and c + 1 class c.
+    pixels; crf: "" (none), "voc" or "coco" settings. → class probabilities (K,H,W), a float32 array; argmax over axis
+    0 is the mask, 0 background and c + 1 class c.
     """
-    views, flips = image_views(model, image, scales, base_size, mirror)
-    probabilities = predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+    probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride).cpu().numpy()
     return refine_probabilities(image, probabilities, crf) if crf else probabilities
 
 
-def predict(run_folder, image_path, *, crf=""):
+def segment_on_device(model, image, scales, mirror, base_size, window, stride):
+    """`segment` without the CRF → (K,H,W) on the model's device, where the argmax of a GPU's takes no time."""
+    views, flips = image_views(model, image, scales, base_size, mirror)
+    return predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+
+
+def predict(run_folder, image_path, *, crf="", device="auto"):
     """Segment your own photograph with a finished run.
 
-    run_folder: an experiment's folder with a finished `04_online_retraining`; image_path: any image file PIL reads.
+    run_folder: an experiment's folder with a finished `04_online_retraining`; image_path: any image file PIL reads;
+    device: "auto", "cpu" or "cuda".
     → mask (H,W) uint8 (0 background, c + 1 class c), class names with background first. Raises UserError when the run
     has no finished model or the file is no readable image.
     """
@@ -195,7 +203,7 @@ def predict(run_folder, image_path, *, crf=""):
     from .train_cam import pick_device
 
     run_folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
-    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter").to(pick_device())
-    details = model.details
+    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter")
+    model, details = model.to(pick_device(device)), model.details
     probabilities = segment(model, read_image(Path(image_path)), crf=crf, **details["inference"])
     return probabilities.argmax(0).astype(np.uint8), ["background", *details["classes"]]

@@ -55,7 +55,7 @@ def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255,
     threshold = mean.expand_as(detached[:1])
     if cellwise:
         losses = exact.unsqueeze(1) if scope == "image" else exact.mean(0).view(1, 1, height, width)
-        cells = F.avg_pool2d(losses, patch_size).float()
+        cells = losses.unflatten(-1, (-1, patch_size)).unflatten(-3, (-1, patch_size)).mean((-3, -1)).float()
         threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
         if scope != "local":
             threshold = threshold.clamp(min=mean)

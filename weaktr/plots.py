@@ -290,31 +290,34 @@ def crf_gain(table):
 # ── 04 · online retraining ────────────────────────────────────────────────────────────────────────────────────────
 @style()
 def clipping_history(history, start_value=None):
-    """Clipping over training: DataFrame epoch, loss, loss_unclipped, clipped_share, precision, recall and, where
-    measured, base_rate (share of wrong pixels among all). Faint: as logged; bold: mean of the last 25th.
+    """Clipping over training: DataFrame epoch, loss, loss_unclipped and the pixels of `train_segmenter.COUNTS`.
 
-    `start_value` is the loss from which on pixels are clipped.
+    Faint: as logged; bold: the last 25th of the training together, shares of all its pixels. Precision and recall begin
+    with the clipping. `start_value` is the loss from which on pixels are clipped.
     """
     figure = Figure(figsize=(WIDTH, 4.9))
     loss, share, finds = figure.subplots(3, 1, sharex=True, height_ratios=[1.3, 0.8, 1.1])
-    window = max(1, len(history) // 25)
-
-    def line(ax, column, colour, dashes, label):
-        smooth = history[column].rolling(window, min_periods=1).mean().where(history[column].notna())
-        ax.plot(history["epoch"], history[column], color=colour, alpha=0.25, linewidth=0.7)
-        ax.plot(history["epoch"], smooth, color=colour, linestyle=dashes, label=label)
-
-    line(loss, "loss_unclipped", GREY, "--", "before clipping")
-    line(loss, "loss", BLUE, "-", "after clipping")
+    rolling, epoch = history.rolling(max(1, len(history) // 25), min_periods=1), history["epoch"]
+    means, sums, clipping = rolling.mean(), rolling.sum(), history["clipped"].cumsum() > 0
+    for column, colour, dashes, label in (
+        ("loss_unclipped", GREY, "--", "before clipping"),
+        ("loss", BLUE, "-", "after clipping"),
+    ):
+        loss.plot(epoch, history[column], color=colour, alpha=0.25, linewidth=0.7)
+        loss.plot(epoch, means[column], color=colour, linestyle=dashes, label=label)
     if start_value is not None:
         loss.axhline(
             start_value, color=VERMILLION, linestyle=":", linewidth=1.2, label=f"start value {start_value:.2f}"
         )
-    line(share, "clipped_share", BLUE, "-", "clipped")
-    line(finds, "precision", BLUE, "-", "precision: clipped pixels whose label is wrong")
-    line(finds, "recall", ORANGE, "-.", "recall: wrong labels that are clipped")
-    if "base_rate" in history:
-        line(finds, "base_rate", BLACK, ":", "wrong labels among all pixels (clipping at random)")
+    share.plot(epoch, history["clipped"] / history["labelled"], color=BLUE, alpha=0.25, linewidth=0.7)
+    share.plot(epoch, sums["clipped"] / sums["labelled"], color=BLUE)
+    for part, whole, colour, dashes, label in (
+        ("clipped_wrong", "clipped_known", BLUE, "-", "precision: clipped pixels whose label is wrong"),
+        ("clipped_wrong", "wrong", ORANGE, "-.", "recall: wrong labels that are clipped"),
+        ("wrong", "known", BLACK, ":", "wrong labels among all pixels (clipping at random)"),
+    ):
+        shown = (sums[part] / sums[whole]).where(clipping | (part == "wrong"))
+        finds.plot(epoch, shown, color=colour, linestyle=dashes, label=label)
     loss.set(title="Loss", ylim=(0, None))
     share.set(title="Share of clipped pixels", ylim=(0, None))
     finds.set(title="Does clipping find label noise?", ylim=(0, None), xlabel="epoch")

@@ -8,7 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 from .errors import ParameterError
-from .parameters import near
+from .parameters import catalogue, check_parameters, near
+from .stages import WITHOUT_EFFECT
 
 
 class Preset(NamedTuple):
@@ -205,6 +206,15 @@ def published(preset, record):
     if record["metric"] != "mIoU of mask" or val is None:
         return None
     return {"val": val, "train": train}.get(record["list"])
+
+
+def as_published(preset, parameters):
+    """Whether a run's parameters, or some of them, are a published preset's, wherever, however and from what seed."""
+    if preset not in PUBLISHED:
+        return False
+    expected = check_parameters(get(preset).parameters, catalogue())
+    free = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}
+    return all(expected.get(name) == value for name, value in parameters.items() if name not in free)
 
 
 def get(name):

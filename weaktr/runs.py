@@ -18,7 +18,7 @@ from .errors import ParameterError, RunError, UserError
 from .files import atomic, read_json, write_json
 from .kernels import kernel_manager
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
-from .presets import published
+from .presets import as_published, published
 from .stages import (
     ROOT,
     aligned,
@@ -33,6 +33,7 @@ from .stages import (
     resolve,
     results_rows,
     stage_key,
+    worth_keeping,
 )
 
 __all__ = ["RunFolder", "interactive", "open_stage", "read_json", "resolve", "run", "select", "write_json"]
@@ -77,12 +78,14 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
     selected = select(stages, declared)
+    fingerprint = data_fingerprint(values)
+    this = RunFolder(values, run_folder, declared, fingerprint)
     if check and "dataset" in values:
         from .checks import check_run
 
-        check_run(values)
-    fingerprint = data_fingerprint(values)
-    this = RunFolder(values, run_folder, declared, fingerprint)
+        pending = [name for name in selected if force or not this.up_to_date(name)]
+        needed = {parameter for name in pending for parameter in declared[name]}
+        check_run(values, data="dataset" in needed, weights="backbone" in needed)
 
     for name in selected:
         for needed in _inputs(Path(notebooks) / f"{name}.ipynb", declared):
@@ -100,8 +103,9 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
             note = " (made by other code than now; --force makes it again)" if old else ""
             print(f"{name} · up to date, skipped{note}", flush=True)
             continue
-        if finished_key(folder) not in (None, key):
-            print(f"{name} · made again: {changes(folder, this.parameters[name])}", flush=True)
+        if (lost := worth_keeping(folder)) and read_json(folder / "manifest.json").get("key") != key:
+            begun = "made again" if lost == "finished" else f"{lost}, begun anew"
+            print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
         start = time.monotonic()
         with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
             print(f"{name} · started · {short(folder)}", flush=True)
@@ -111,7 +115,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
 
     current = [name for name in declared if this.up_to_date(name)]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
-    for record in records:
+    for record in records if as_published(preset, values) else ():
         record["published"] = published(preset, record)
     rows = results_rows(records)
     print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)

@@ -49,11 +49,10 @@ def stage_key(parameters, fingerprint, inputs):
     """
     effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
     for prefix in ("", "seg_"):
-        if backbone := parameters.get(f"{prefix}backbone"):
-            given = parameters.get(f"{prefix}weights")
-            weights = resolve(given) if given else shipped_weights(backbone)
-            if weights.is_file():
-                effective[f"{prefix}weights"] = _content(weights, weights.stat().st_mtime_ns)
+        backbone, given = parameters.get(f"{prefix}backbone"), parameters.get(f"{prefix}weights")
+        weights = resolve(given) if given else shipped_weights(backbone)
+        if weights.is_file():
+            effective[f"{prefix}weights"] = _content(weights, weights.stat().st_mtime_ns)
     made = [identity(folder) for folder in inputs]
     return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
 
@@ -115,10 +114,10 @@ def prepare(folder, key, facts, clear=False):
     → the folder's lock, held until its `with` ends. Raises UserError for a folder with files that no run made, one in
     which another run is at work, and one that cannot be written.
     """
-    before = read_json(folder / "manifest.json")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
+        before = read_json(folder / "manifest.json")
         if folder.exists() and any(folder.iterdir()):
             if not (folder / "manifest.json").exists():
                 raise UserError(f"{folder}: files but no manifest.json, so no run made it; choose another run_folder")
@@ -127,13 +126,20 @@ def prepare(folder, key, facts, clear=False):
                 before = {}
         folder.mkdir(parents=True, exist_ok=True)
         sweep_aside(folder)
-        kept = {"made": uuid.uuid4().hex} | {name: before[name] for name in ("made", "seconds") if name in before}
-        write_json(folder / "manifest.json", {"stage": folder.name, "key": key, **kept, **facts})
+        made = {"stage": folder.name, "key": key, "made": uuid.uuid4().hex}
+        write_json(folder / "manifest.json", made | before | facts)
     except Timeout as error:
         raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
     return lock
+
+
+def worth_keeping(folder):
+    """What would be lost with a stage's folder: "finished", a "half trained" one, or nothing ("")."""
+    if finished_key(folder) is not None:
+        return "finished"
+    return "half trained" if next(folder.rglob("resume.pt"), None) else ""
 
 
 def changes(folder, parameters):
@@ -152,8 +158,9 @@ def interactive():
 def open_stage(name, namespace):
     """The Stage of notebook `name`; call it right after the parameters cell with `globals()`.
 
-    Takes the declared parameters out of `namespace`, writes params.json and starts manifest.json. By hand, a finished
-    stage that was made with other parameters is never cleared: that raises UserError and says what differs.
+    Takes the declared parameters out of `namespace`, writes params.json and starts manifest.json; those of a finished
+    stage stay as they are until it finishes anew. By hand, what was made with other parameters, finished or half
+    trained, is never cleared: that raises UserError and says what differs.
     Raises ParameterError for a missing parameter or one of the wrong type.
     """
     notebooks = Path(os.environ.get(RUNNER, NOTEBOOKS))
@@ -169,12 +176,13 @@ def open_stage(name, namespace):
         before = [path.stem for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if path.stem < name]
         fingerprint = data_fingerprint(values)
         key = stage_key(values, fingerprint, [folder.parent / other for other in before])
-        if finished_key(folder) not in (None, key):
+        if worth_keeping(folder) and read_json(folder / "manifest.json").get("key") != key:
             raise UserError(
-                f"{folder} holds a finished stage ({changes(folder, values)}); "
+                f"{folder} holds a {worth_keeping(folder)} stage ({changes(folder, values)}); "
                 "choose another run_folder, or delete the folder if it is not needed"
             )
-        prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
+        if finished_key(folder) is None:
+            prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
     return Stage(name, folder, values)
 
 
@@ -192,8 +200,12 @@ class Stage:
         self._manifest = read_json(folder / "manifest.json") | environment()
         notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
         self._manifest |= {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
-        write_json(folder / "params.json", parameters)
-        write_json(folder / "manifest.json", self._manifest)
+        if finished_key(folder) is None:
+            self._write()
+
+    def _write(self):
+        write_json(self.folder / "params.json", self.parameters)
+        write_json(self.folder / "manifest.json", self._manifest)
 
     @property
     def origin(self):
@@ -241,13 +253,13 @@ class Stage:
             if missing := {"list", "list_size", "metric", "value"} - record.keys():
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
         spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with earlier passes under this key
-        write_json(
-            self.folder / "manifest.json", self._manifest | _usage() | {"end": _now(), "seconds": round(spent, 1)}
-        )
+        self._manifest |= _usage() | {"end": _now(), "seconds": round(spent, 1)}
+        self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
-        few = aligned(results_rows(records)) if records else "no masks, so nothing was measured"
+        rows = [row[1:] for row in results_rows(records)]  # the stage is known here
+        few = aligned(rows) if records else "no masks, so nothing was measured"
         print(few if len(records) <= MOST_ROWS else f"{len(records)} records in metrics.json", flush=True)
 
 

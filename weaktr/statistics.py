@@ -12,7 +12,7 @@ import numpy as np
 
 from .metrics import iou_of_counts
 
-RESAMPLES = 2000
+RESAMPLES, AT_ONCE = 2000, 100
 LEVEL = 0.95
 
 
@@ -30,16 +30,17 @@ def draws(images, seeds, resamples=RESAMPLES, random_state=0):
     """How often each image is drawn, (R,n), and which seeds, (R,S); one seed is always itself."""
     rng = np.random.default_rng(random_state)
     times = rng.multinomial(images, np.full(images, 1 / images), resamples)
-    return times, rng.integers(0, seeds, (resamples, seeds))
+    return times.astype(np.int32), rng.integers(0, seeds, (resamples, seeds))
 
 
 def resampled_miou(counts_by_seed, times, chosen):
     """Mean mIoU (%) over the chosen seeds in every resample → (R,). counts_by_seed: (S,n,3,K), see `pixel_counts`."""
     seeds, images, _, classes = counts_by_seed.shape
-    flat = counts_by_seed.reshape(seeds, images, -1).astype(np.float64)
-    totals = (times.astype(np.float64) @ flat).reshape(seeds, len(times), 3, classes)
-    mious = 100 * np.nanmean(iou_of_counts(totals), -1)
-    return np.take_along_axis(mious, chosen.T, 0).mean(0)
+    flat, mious = counts_by_seed.reshape(seeds, images, -1).astype(np.float64), []
+    for first in range(0, len(times), AT_ONCE):  # all of COCO14's draws as float64 would be gigabytes
+        block = times[first : first + AT_ONCE].astype(np.float64)
+        mious.append(100 * np.nanmean(iou_of_counts((block @ flat).reshape(seeds, len(block), 3, classes)), -1))
+    return np.take_along_axis(np.concatenate(mious, 1), chosen.T, 0).mean(0)
 
 
 def miou(counts_by_seed):

@@ -4,8 +4,7 @@ import pandas as pd
 
 from . import presets, statistics
 from .files import atomic, read_json
-from .parameters import catalogue, check_parameters
-from .stages import WITHOUT_EFFECT, resolve, stale
+from .stages import resolve, stale
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans(
@@ -82,13 +81,6 @@ def caption(sweep, found):
     )
 
 
-def _as_published(preset, parameters):
-    """Whether a run's parameters are the preset's, but for the place of the data, the seed and the machine."""
-    expected = check_parameters(presets.get(preset).parameters, catalogue())
-    free = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}
-    return all(expected.get(name) == value for name, value in parameters.items() if name not in free)
-
-
 def published_results(run_folders=()):
     """The published table, a row per backbone and data set, with what finished runs of its presets measured beside it.
 
@@ -103,7 +95,9 @@ def published_results(run_folders=()):
             preset = manifest.get("preset")
             if preset not in presets.PUBLISHED or stale(folder / stage):
                 continue
-            if _as_published(preset, read_json(folder / stage / "params.json")):
+            so_far = sorted(folder.glob("[0-9][0-9]_*/params.json"))
+            made = {k: v for path in so_far if path.parent.name <= stage for k, v in read_json(path).items()}
+            if presets.as_published(preset, made):
                 row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
                 for record in read_json(folder / stage / "metrics.json"):
                     if presets.published(preset, record):

@@ -36,8 +36,13 @@ def learning_rate(epoch, lr, epochs=60, warmup=5):
 
 def pick_device(name="auto"):
     """ "auto" is the first GPU, else the CPU."""
-    torch.backends.cuda.matmul.allow_tf32 = True  # where inference multiplies float32
+    allow_tf32(True)  # where inference multiplies float32
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def allow_tf32(allowed):
+    """Whether a GPU may multiply float32 with the 10 bits of TF32; "fp32" means that it may not, anywhere."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def auto_precision(device):
@@ -51,7 +56,7 @@ def autocast(device, precision="auto"):
     if precision not in ("auto", "bf16", "fp32"):
         raise ParameterError(f"precision {precision!r} is unknown; one of auto, bf16, fp32")
     precision = auto_precision(device) if precision == "auto" else precision
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    allow_tf32(precision != "fp32")
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
@@ -113,6 +118,7 @@ def train_cam(
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
+            del output  # its maps would live on beside those of the next forward pass
             for name, loss in losses.items():
                 sums[name] += loss.detach()
             bar.update(len(images), f"{loader.wait_share:.1%} data wait")
@@ -176,9 +182,10 @@ def classify(model, dataset, list_name, precision="auto", workers=2):
     device, images = next(model.parameters()).device, WholeImages(dataset, list_name, model)
     model.eval()
     scores, labels = [], []
-    for x, y in DataLoader(images, 64, num_workers=workers, generator=torch.Generator()):
+    pinned = {"pin_memory": device.type == "cuda", "generator": torch.Generator()}
+    for x, y in DataLoader(images, 64, num_workers=workers, **pinned):
         with autocast(device, precision):
-            output = model(x.to(device))
+            output = model(x.to(device, non_blocking=True))
         scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
         labels.append(y)
     return torch.cat(scores).numpy(), torch.cat(labels).numpy()

@@ -21,6 +21,8 @@ from .train_cam import autocast, keep, restore
 
 ENCODER_FACTOR = 0.1  # learning rate of the encoder relative to the decoder's
 WATCHES = 20  # how often the watched images are looked at during training
+COUNTS = ("labelled", "clipped", "known", "clipped_known", "wrong", "clipped_wrong")  # pixels, see `clipping_counts`
+RECORDS = 5000  # rows of a history at most, and a last one per epoch: COCO14 has two million iterations
 
 
 def learning_rate(iteration, iterations, lr=1e-4, min_lr=1e-5):
@@ -55,8 +57,9 @@ def train_segmenter(
     folder/clipping/ WATCHES times during training.
     Wherever the samples carry the truth, it is used for one thing: to record how many clipped pixels had a wrong
     label (precision), how many wrong labels were clipped (recall), and how many there were (noise).
-    → history, one row per iteration; `wait_share` is the share of the epoch's time until then that went by in waiting
-    for data.
+    → history, one row per iteration, or over several of a long training: iteration (the last of them), the means of the
+    losses, COUNTS of pixels and their shares, images per second with all waiting; `wait_share` is the share of the
+    epoch's time until then that went by in waiting for data.
     """
     device = next(model.parameters()).device
     steps = len(samples) // batch_size
@@ -72,18 +75,21 @@ def train_segmenter(
         fused=True,
     )
     history = restore(folder, model, optimizer)
-    done = len(history) // steps
+    done = (history[-1]["iteration"] + 1) // steps if history else 0
     tau = start_value or -math.inf
-    settle = max(1, int(start_share * iterations))
+    settle, every = max(1, int(start_share * iterations)), -(-iterations // RECORDS)
     loader = EpochLoader(samples, batch_size, seed, range(done, epochs), workers)
     for epoch in range(done, epochs):
         seed_everything(seed, epoch)
         model.train()
         bar = progress(steps * batch_size, label=f"epoch {epoch + 1}/{epochs}")
+        losses, counts, start = [], [], time.perf_counter()
         for step, batch in enumerate(loader):
-            iteration, start = epoch * steps + step, time.perf_counter()
-            if not start_value and iteration >= settle and tau == -math.inf:
-                tau = float(np.mean([row["loss_unclipped"] for row in history[settle - max(1, settle // 10) : settle]]))
+            iteration = epoch * steps + step
+            if not start_value and iteration >= settle and tau == -math.inf and history:
+                last_tenth = range(settle - max(every, settle // 10), settle)
+                found = [row["loss_unclipped"] for row in history if row["iteration"] in last_tenth]
+                tau = float(np.mean(found or history[0]["loss_unclipped"]))
             for group in optimizer.param_groups:
                 group["lr"] = group["factor"] * learning_rate(iteration, iterations, lr, min_lr)
             images, labels, truth = (part.to(device, non_blocking=True) for part in batch)
@@ -93,16 +99,23 @@ def train_segmenter(
             optimizer.zero_grad()
             clipped.loss.backward()
             optimizer.step()
-            measured = {"loss": clipped.loss.detach(), "loss_unclipped": clipped.pixel_loss.mean()}
-            measured |= clipping_quality(~clipped.kept, labels, truth)
-            row = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan}
-            row["lr"] = optimizer.param_groups[1]["lr"]
-            row |= zip(measured, torch.stack(list(measured.values())).tolist())  # together: each would wait for a GPU
-            row |= {"images_per_second": len(images) / (time.perf_counter() - start), "wait_share": loader.wait_share}
-            if not math.isfinite(loss := row["loss"]):
-                raise ParameterError(f"the loss became {loss} at iteration {iteration}; lower the learning rate {lr}")
-            history.append(row)
-            bar.update(len(images), f"{row['wait_share']:.1%} data wait")
+            losses.append(torch.stack([clipped.loss.detach(), clipped.pixel_loss.mean()]))
+            counts.append(clipping_counts(~clipped.kept, labels, truth))
+            if len(losses) == every or step + 1 == steps:
+                row = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan}
+                row["lr"] = optimizer.param_groups[1]["lr"]
+                row |= zip(("loss", "loss_unclipped"), torch.stack(losses).mean(0).tolist())
+                row |= zip(COUNTS, torch.stack(counts).sum(0).tolist())
+                row |= clipping_quality(*(row[name] for name in COUNTS))
+                row["images_per_second"] = len(losses) * batch_size / (time.perf_counter() - start)
+                row["wait_share"] = loader.wait_share
+                if not math.isfinite(loss := row["loss"]):
+                    raise ParameterError(
+                        f"the loss became {loss} at iteration {iteration}; lower the learning rate {lr}"
+                    )
+                history.append(row)
+                losses, counts, start = [], [], time.perf_counter()
+            bar.update(len(images), f"{loader.wait_share:.1%} data wait")
             if watched and (iteration + 1) * WATCHES // iterations > iteration * WATCHES // iterations:
                 watch_clipping(model, *watched, tau, cell, scope, folder / "clipping" / f"{iteration + 1:06d}.npz")
         keep(folder, model, optimizer, history)
@@ -162,22 +175,30 @@ def watch_clipping(model, images, labels, start_value, cell, scope, path):
         np.savez_compressed(aside, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
 
 
-def clipping_quality(clipped, labels, truth):
-    """Does clipping find label noise? clipped, labels, truth (B,h,w), void 255 → shares in 0…1, NaN where undefined,
-    as scalars on their device.
+def clipping_counts(clipped, labels, truth):
+    """COUNTS of pixels in (B,h,w), void 255 → (6,) on their device: reading them at every step would wait for a GPU.
 
-    clipped_share: of all labelled pixels; noise: labels that differ from the truth; precision: clipped pixels whose
-    label is wrong; recall: wrong labels that were clipped.
+    Labelled and, of these, clipped; the same two of those with a known truth, and of those with a wrong label.
     """
     labelled = labels != 255
     known = labelled & (truth != 255)
     wrong = known & (labels != truth)
-    return {
-        "clipped_share": (clipped & labelled).sum() / labelled.sum(),
-        "noise": wrong.sum() / known.sum(),
-        "precision": (clipped & wrong).sum() / (clipped & known).sum(),
-        "recall": (clipped & wrong).sum() / wrong.sum(),
+    return torch.stack([mask.sum() for one in (labelled, known, wrong) for mask in (one, clipped & one)])
+
+
+def clipping_quality(labelled, clipped, known, clipped_known, wrong, clipped_wrong):
+    """Does clipping find label noise? COUNTS, added up over any number of batches → shares in 0…1, NaN where undefined.
+
+    clipped_share: of all labelled pixels; noise: labels that differ from the truth; precision: clipped pixels whose
+    label is wrong; recall: wrong labels that were clipped.
+    """
+    shares = {
+        "clipped_share": (clipped, labelled),
+        "noise": (wrong, known),
+        "precision": (clipped_wrong, clipped_known),
+        "recall": (clipped_wrong, wrong),
     }
+    return {name: part / whole if whole else math.nan for name, (part, whole) in shares.items()}
 
 
 def watched_rows(folder, images, labels, truth, mean, std):

@@ -39,10 +39,13 @@ def check_parameters(parameters, files=True):
     """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
 
     The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
-    files=False reads the lists alone. → path and size (height, width) of the largest image, None where none was read.
+    files=False reads the lists alone. → path and size (height, width) of the largest image and of that with the
+    shortest side, None where none was read.
     """
     dataset, needs_mask = open_dataset(parameters["dataset"], parameters["data_root"]), {}
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
+    if parameters.get("cam_checkpoint") == "oracle_miou" and not dataset.has_masks:
+        raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
     for name, masks in (("train_list", False), ("eval_list", True), ("val_list", True)):
         if name in parameters:
             try:
@@ -54,15 +57,25 @@ def check_parameters(parameters, files=True):
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
                     "cam_batch_size or seg_batch_size"
                 )
-            needs_mask |= {i: parameters[name] if masks and dataset.has_masks else needs_mask.get(i) for i in ids}
+            masks = (masks and dataset.has_masks) or (name == "train_list" and parameters.get("oracle_noise", -1) >= 0)
+            needs_mask |= {i: parameters[name] if masks else needs_mask.get(i) for i in ids}
     if files:
         from ..scores import in_shares
 
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
         job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
-        return max(in_shares(job, list(needs_mask), parameters.get("workers", 1)), key=lambda one: math.prod(one[1]))
+        extremes = in_shares(job, list(needs_mask), parameters.get("workers", 1))
+        return max((large for large, _ in extremes), key=_pixels), min((small for _, small in extremes), key=_side)
 
 
 def _check_images(ids, *, dataset, needs_mask):
     sizes = {dataset.image_path(i): dataset.check_image(i, needs_mask[i])[0].shape[:2] for i in ids}
-    return max(sizes.items(), key=lambda one: math.prod(one[1]))
+    return max(sizes.items(), key=_pixels), min(sizes.items(), key=_side)
+
+
+def _pixels(path_and_size):
+    return math.prod(path_and_size[1])
+
+
+def _side(path_and_size):
+    return min(path_and_size[1])

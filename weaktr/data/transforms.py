@@ -44,7 +44,7 @@ class CamSamples(Dataset):
 
 
 class SegmentationSamples(Dataset):
-    """Step 2: (epoch, index) → image (3,S,S), pseudo label (S,S) and truth (S,S), long, 255 void.
+    """Step 2: (epoch, index) → image (3,S,S), pseudo label (S,S) and truth (S,S), uint8, 255 void.
 
     label: function id → (H,W) uint8, what is trained on; truth: the same for the pixel truth, or None: it is carried
     through the same crop for the analysis of label noise only, all void where it is not known. base_size: short side in
@@ -82,7 +82,7 @@ class SegmentationSamples(Dataset):
         height, width = image.shape[1:]
         pad = [0, 0, self.crop - width, self.crop - height]
         image, masks = TF.pad(image, pad, fill=0), TF.pad(masks, pad, fill=VOID)
-        return image, masks[0].long(), masks[1].long()
+        return image, *masks
 
 
 def scale(image, masks, short_side):

@@ -81,12 +81,17 @@ class VOC:
         try:
             names = [name.text or "" for name in ElementTree.parse(path).iterfind("object/name")]
         except FileNotFoundError as error:
-            raise DataError(f"annotation {path} does not exist; image labels are read from it") from error
+            raise DataError(
+                f"annotation {path} does not exist; image labels are read from it: restore it, or take the image off "
+                "its list"
+            ) from error
         except ElementTree.ParseError as error:
             raise DataError(f"annotation {path} is no well-formed XML ({error}); restore the file") from error
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
-            raise DataError(f"annotation {path} names {unknown[0]!r}; the classes are {', '.join(self.classes)}")
+            raise DataError(
+                f"annotation {path} names {unknown[0]!r}; correct it, the classes are {', '.join(self.classes)}"
+            )
         return np.float32([name in names for name in self.classes])
 
     def check_image(self, image_id, mask_list=None):

@@ -63,7 +63,10 @@ def load_model(path, **expected):
     config = dict(header["config"])
     for name, value in expected.items():
         if config.get(name) != value:
-            raise UserError(f"checkpoint {path} has {name} {config.get(name)!r}, but {value!r} is needed")
+            raise UserError(
+                f"checkpoint {path} has {name} {config.get(name)!r}, but {value!r} is needed; choose another "
+                "one, or run the stage that trains it again with this data set"
+            )
     model = BUILDERS[config.pop("step")](**config, pretrained=False)
     model.load_state_dict(state)
     model.mean, model.std, model.details = tuple(header["mean"]), tuple(header["std"]), header["details"]

@@ -109,5 +109,5 @@ class AttentionFusion(nn.Module):
         fused_BNN = 0
         for share_BH, map_BHNN in zip(shares_BLH.unbind(1), blocks, strict=True):
             map_BHNN = map_BHNN.detach()
-            fused_BNN = fused_BNN + torch.einsum("bh,bhnm->bnm", share_BH.to(map_BHNN), map_BHNN)
+            fused_BNN = fused_BNN + torch.einsum("bh,bhnm->bnm", share_BH.to(map_BHNN), map_BHNN).float()
         return weights_BLH, fused_BNN
