@@ -15,6 +15,7 @@ setup: .venv/.installed ## make the environment and install the package (once; a
 # The stamp is written last: an installation that broke off is taken up again by the next make.
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "weaktr needs Python 3.11 or later, this is " + sys.version)'
+	@$(PYTHON) -c 'import os, shutil, sys, sysconfig; found = os.path.exists(sysconfig.get_path("include") + "/Python.h") and (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")); sys.exit(not found and "the CRF is compiled: install g++ and the headers of Python (Debian: g++ python3-dev)")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -e '.[dev]'
 	touch $@
@@ -26,7 +27,7 @@ test: setup ## run the test suite
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lab: setup ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 reference: setup ## make papermill_runs/reference and figures again (what the README shows)
 	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference

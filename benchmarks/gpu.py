@@ -4,28 +4,35 @@
 
 The matrix rate is measured first: the fastest of some large bfloat16 products. Model FLOPs are those of the products,
 convolutions and attentions of forward and backward, counted by torch. The minutes are those that VOC12's 60 epochs of
-10,582 images would take at this rate; the last row is what the loader processes can deliver beside it, augmented as
-published. Without a CUDA device it says so and ends.
+10,582 images would take at this rate. The steps have their batch on the device; below them stand, from JPEG files of
+500×375, an epoch of `train_cam` with all that belongs to it, CAM generation, and what the loader processes deliver by
+themselves, augmented as published. Without a CUDA device it says so and ends.
 """
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import timm
 import torch
-from cam_generation import Photographs
-from side_by_side import RESULTS
+import torch.nn.functional as F
+from cam_generation import SCALES, Photographs
+from side_by_side import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from weaktr.data.transforms import CamSamples, EpochLoader
+from weaktr.evaluation import generate_list
 from weaktr.losses import cam_losses, gradient_clipping
 from weaktr.models import create_cam_model, create_segmenter
 from weaktr.stages import cores
-from weaktr.train_cam import autocast, pick_device
+from weaktr.train_cam import autocast, pick_device, train_cam
 
 BACKBONE, CLASSES = "deit_small_patch16_224", 20
 STEPS = 20  # timed, after three to warm up
+VIEWS = {"augmentation": "rand-m9-mstd0.5-inc1", "min_crop": 0.08, "seed": 0}  # published
 
 
 def seconds(way, device, steps=STEPS):
@@ -49,9 +56,19 @@ def matrix_rate(device, sizes=(4096, 8192, 16384)):
     return max(rates)
 
 
-def cam_step(device, batch, size=224):
+def plain_step(device, batch, size=224):
+    """timm's own classification step, which the others are held against."""
+    model = timm.create_model(BACKBONE, num_classes=CLASSES, img_size=size, drop_path_rate=0.1).to(device).train()
+    x = torch.randn(batch, 3, size, size, device=device)
+    y = torch.randint(0, 2, (batch, CLASSES), device=device).float()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.03, fused=True)
+    return stepper(model, x, optimizer, lambda logits: F.multilabel_soft_margin_loss(logits.float(), y), device)
+
+
+def cam_step(device, batch, size=224, keep_maps=True):
     """Step 1: → a function that trains on one batch, as `train_cam` does."""
-    model = create_cam_model(BACKBONE, CLASSES, pretrained=False, image_size=size, drop_path=0.1).to(device).train()
+    options = {"image_size": size, "drop_path": 0.1, "keep_maps": keep_maps}
+    model = create_cam_model(BACKBONE, CLASSES, pretrained=False, **options).to(device).train()
     x = torch.randn(batch, 3, size, size, device=device)
     y = torch.randint(0, 2, (batch, CLASSES), device=device).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.03, fused=True)
@@ -80,10 +97,20 @@ def stepper(model, x, optimizer, loss, device):
     return step
 
 
-def row(name, step, batch, rate, device):
+CASES = [
+    ("plain timm step, 224 px", plain_step, 64),
+    *(("CAM network, 224 px", cam_step, batch) for batch in (64, 128, 256)),
+    ("CAM network, low memory, 224 px", partial(cam_step, keep_maps=False), 64),
+    ("CAM network, low memory, 768 px", partial(cam_step, size=768, keep_maps=False), 4),
+    *(("segmenter, 480 px", segmenter_step, batch) for batch in (4, 16)),
+]
+
+
+def row(name, make, batch, rate, device):
     """One line of the table; a batch that does not fit has only its name."""
-    line = {"step": name, "batch": batch}
+    line = {"what": name, "batch": batch}
     try:
+        step = make(device, batch)
         with FlopCounterMode(display=False) as counter:
             step()
         torch.cuda.reset_peak_memory_stats(device)
@@ -93,40 +120,61 @@ def row(name, step, batch, rate, device):
     share = counter.get_total_flops() / each / rate
     peak = torch.cuda.max_memory_allocated(device) / 2**30
     line |= {"images/s": batch / each, "share of matrix rate (%)": 100 * share, "peak memory (GiB)": peak}
-    return line | {"60 epochs of VOC12 (min)": 10582 * each / batch} if name.startswith("CAM") else line
+    return line | {"60 epochs of VOC12 (min)": 10582 * each / batch} if "224" in name else line
 
 
-def loading(folder, workers, images=256, epochs=4):
-    """Images per second that processes read, augment and hand over for step 1, files of 500×375."""
-    data = Photographs(folder, images)
-    views = {"augmentation": "rand-m9-mstd0.5-inc1", "min_crop": 0.08, "seed": 0}
-    samples = CamSamples(data, "train", 224, (0.5,) * 3, (0.5,) * 3, **views)
-    loader = EpochLoader(samples, 64, 0, range(epochs), workers)
-    next(iter(loader))  # the processes have started
+def loading(folder, workers, images=256, batch=64):
+    """Images per second that processes read, augment and hand over for step 1, once what they began with is used up."""
+    samples = CamSamples(Photographs(folder, images), "train", 224, (0.5,) * 3, (0.5,) * 3, **VIEWS)
+    waiting, counted = 2 * workers, 10 * workers
+    epochs = -(-(waiting + counted) // (images // batch))
+    loader = EpochLoader(samples, batch, 0, range(epochs), workers)
+    batches = (loaded for _ in range(epochs) for loaded in loader)
+    for _ in range(waiting):
+        next(batches)
     start = time.perf_counter()
-    count = sum(len(batch[0]) for _ in range(epochs - 1) for batch in loader)
-    return count / (time.perf_counter() - start)
+    for _ in range(counted):
+        next(batches)
+    return counted * batch / (time.perf_counter() - start)
+
+
+class Repeated(Photographs):
+    """A training list of as many images as asked for, from a few files; the other lists are the files."""
+
+    def __init__(self, folder, files, images):
+        super().__init__(folder, files)
+        self.times = -(-images // files)
+
+    def ids(self, list_name=""):
+        return self.names * self.times if list_name == "train" else self.names
+
+
+def from_files(folder, device, workers, *, backbone=BACKBONE, files=256, images=8192, batch=64):
+    """Images per second of the second epoch of `train_cam`, and of CAM generation → two lines of the table."""
+    data, bar = Repeated(folder, files, images), SimpleNamespace(update=lambda *_: None)
+    model = create_cam_model(backbone, CLASSES, pretrained=False, image_size=224, drop_path=0.1).to(device)
+    lists = {"train_list": "train", "val_list": "val", "folder": folder, "progress": lambda *_, **__: bar}
+    history = train_cam(model, data, epochs=2, batch_size=batch, lr=1e-5, workers=workers, **VIEWS, **lists)
+    rates = {"train_cam, an epoch from files": history["images_per_second"].iloc[-1]}
+    start = time.perf_counter()
+    generate_list(model, data, data.names, SCALES, {folder / "cams": ("fused", True)}, bar)
+    rates["CAM generation, 500×375, from file to file"] = files / (time.perf_counter() - start)
+    return [{"what": name, "images/s": rate} for name, rate in rates.items()]
 
 
 def main():
-    """Step 1 at growing batches, step 2 at the published batch and a larger one; printed and written."""
+    """Steps, then what goes from file to file; printed and written."""
     device = pick_device()
     if device.type != "cuda":
         print("gpu · skipped: no CUDA device")
         return
     rate = matrix_rate(device)
-    print(f"gpu · {torch.cuda.get_device_name(device)} · {rate / 1e12:.0f} TFLOP/s in bfloat16 products")
-    cases = [("CAM network, 224 px", cam_step, batch) for batch in (64, 128, 256)]
-    cases += [("segmenter, 480 px", segmenter_step, batch) for batch in (4, 16)]
-    table = pd.DataFrame([row(name, make(device, batch), batch, rate, device) for name, make, batch in cases])
-    RESULTS.mkdir(exist_ok=True)
-    table.assign(device=torch.cuda.get_device_name(device), matrix_tflops=rate / 1e12).to_csv(
-        RESULTS / "gpu.csv", index=False
-    )
-    print(table.round(2).to_string(index=False))
+    print(f"gpu · {rate / 1e12:.0f} TFLOP/s in bfloat16 products")
+    rows = [row(name, make, batch, rate, device) for name, make, batch in CASES]
     with tempfile.TemporaryDirectory() as folder:
-        rate = loading(Path(folder), cores())
-    print(f"loading for step 1, {cores()} processes: {rate:.0f} images/s")
+        rows += from_files(Path(folder), device, cores())
+        rows.append({"what": f"loading for step 1, {cores()} processes", "images/s": loading(Path(folder), cores())})
+    write(pd.DataFrame(rows).assign(matrix_tflops=rate / 1e12), "gpu")
 
 
 if __name__ == "__main__":

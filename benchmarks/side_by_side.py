@@ -51,7 +51,8 @@ def measure(ways, *, rounds=5, name, unit="s"):
 def write(found, name):
     """Print a table, and write it to results/<name>.csv with the machine, the commit and the day it was measured."""
     facts = environment()
-    machine = f"{facts['hardware']['cpu']}, {cores()} cores, {auto_precision(pick_device())}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else facts["hardware"]["cpu"]
+    machine = f"{device}, {cores()} cores, {auto_precision(pick_device())}"
     print(f"{name} · {machine}\n{found.round(3).to_string(index=False)}\n", flush=True)
     RESULTS.mkdir(exist_ok=True)
     measured = {"machine": machine, "commit": facts["git"]["commit"], "date": f"{datetime.now(UTC):%Y-%m-%d}"}

@@ -87,4 +87,13 @@ def test_exponents_of_growth():
 def test_the_rate_of_loading(tmp_path):
     import gpu
 
-    assert gpu.loading(tmp_path, 1, images=64, epochs=2) > 0
+    assert gpu.loading(tmp_path, 1, images=16, batch=8) > 0
+
+
+def test_rates_from_files(tmp_path):
+    """On a CPU and small: the GPU's benchmark trains and generates with it."""
+    import gpu
+
+    small = {"embed_dim": 64, "depth": 4, "num_heads": 4}
+    found = gpu.from_files(tmp_path, torch.device("cpu"), 1, backbone=small, files=4, images=16, batch=8)
+    assert [line["images/s"] > 0 for line in found] == [True, True] and len(list(tmp_path.glob("cams/*.npz"))) == 4
