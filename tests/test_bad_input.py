@@ -159,7 +159,7 @@ KINDS = {
     "truncated XML": (VOC, cut(XML, 150), [f"{LAST}.xml is no well-formed XML", "restore the file"]),
     "empty XML": (VOC, write(XML, ""), [f"{LAST}.xml is no well-formed XML (no element found", "restore the file"]),
     "XML with an unknown class": (VOC, replaced(XML, r"<name>\w+</name>", "<name>dragon</name>"),
-                                  [f"{LAST}.xml names 'dragon'; the classes are aeroplane, bicycle"]),
+                                  [f"{LAST}.xml names 'dragon'; correct it, the classes are aeroplane, bicycle"]),
     "XML with an unknown class beside known ones": (
         VOC, replaced(XML, "</annotation>", "<object><name>dragon</name></object></annotation>"), ["names 'dragon'"]),
     "XML of an object without a name": (VOC, replaced(XML, r"<name>\w+</name>", "<name/>"), ["names ''", "aeroplane"]),

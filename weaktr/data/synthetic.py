@@ -3,7 +3,8 @@
 Made so that the two difficulties of weak supervision are there, and known:
 
 * **A class is told by a part.** Two classes share each body shape. Each has a favourite fur, but once in ten times
-  it has any; only the head is certain. A plain CAM lights the part, a complete one the animal.
+  it has any; only the head is certain. What a network leans on is measured, not given: the demo's CAMs light the
+  patterned body more than the head (LOG.md).
 * **Backgrounds co-occur.** Where one of four classes comes first in a scene, the scene is its own background
   six times in ten and else any, so the background is evidence for the class.
 
