@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from weaktr.cams import save_cams
 from weaktr.inference import generate_grids, mirrored_views
@@ -29,6 +30,7 @@ from weaktr.losses import cam_losses
 from weaktr.models import create_cam_model
 from weaktr.plots import style
 from weaktr.plots_dense import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH
+from weaktr.stages import environment
 
 BACKBONE, PATCH = "deit_small_patch16_224", 16
 ONE = {"size": 224, "batch": 1, "classes": 20}
@@ -117,27 +119,33 @@ def exponents(table):
 def draw(table):
     """Time above, memory below, a column per quantity: DataFrame quantity, kind, x, seconds, megabytes → Figure."""
     names = {"size": "patches of the image", "batch": "batch", "classes": "classes", "images": "images"}
-    figure = Figure(figsize=(WIDTH, 4.4))
+    figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots(2, len(names), sharex="col", sharey="row")
-    fitted = exponents(table).set_index(["quantity", "kind"])
+    fitted, handles = exponents(table).set_index(["quantity", "kind"]), {}
     for column, (quantity, label) in zip(axes.T, names.items()):
         for ax, measure in zip(column, ("seconds", "megabytes")):
+            ends = {}
             for kind, points in table[table["quantity"] == quantity].groupby("kind", sort=False):
                 colour, marker, line = KINDS[kind]
+                handles[kind] = ax.plot(points["x"], points[measure], line, color=colour, marker=marker)[0]
                 power = round(fitted.loc[(quantity, kind), measure], 2) + 0.0  # no -0.00
-                text = f"{kind} $\\propto x^{{{power:.2f}}}$"
-                ax.plot(points["x"], points[measure], line, color=colour, marker=marker, label=text)
+                ends[points[measure].iloc[-1]] = f"{power:.2f}", colour, points["x"].iloc[-1]
             ticks = table[table["quantity"] == quantity]["x"].unique()
-            ax.set(xscale="log", yscale="log")
+            ax.set(
+                xscale="log", yscale="log", xlim=(ticks.min() / 1.15, ticks.max() ** 1.16 / ticks.min() ** 0.16 * 1.4)
+            )
             ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks], rotation=45 if quantity == "size" else 0)
             ax.minorticks_off()
-            ax.legend(fontsize=5.5, loc="upper left", handlelength=2, borderaxespad=0)
+            place = np.inf
+            for y, (text, colour, x) in sorted(ends.items(), reverse=True):
+                place = min(y, place / 1.55)  # no number on another
+                ax.annotate(text, (x, place), (5, 0), textcoords="offset points", color=colour, va="center", fontsize=7)
         column[0].set_title("by size, 224 … 768 px" if quantity == "size" else f"by {quantity}")
         column[1].set_xlabel(label)
     for ax, text in zip(axes[:, 0], ("seconds", "megabytes above rest")):
         ax.set_ylabel(text)
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * 6)  # room for the legends
+    handles["number: the fitted exponent"] = Line2D([], [], linestyle="")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, handlelength=2.5)
     return figure
 
 
@@ -162,7 +170,9 @@ def main(folder="figures"):
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
         print(f"growth · {kind} · {text} · {seconds:.2f} s · {rows[-1]['megabytes']:.0f} MB", flush=True)
     table, figure = pd.DataFrame(rows), Path(folder) / "cost_growth"
-    table.drop(columns="x").to_csv(f"{figure}.csv", index=False)
+    facts = environment()
+    measured = {"machine": facts["hardware"]["cpu"], "commit": facts["git"]["commit"], "precision": "fp32"}
+    table.drop(columns="x").assign(backbone=BACKBONE, **measured).to_csv(f"{figure}.csv", index=False)
     fitted = exponents(table)
     fitted.round(3).to_csv(f"{figure}_exponents.csv", index=False)
     print(f"exponents, size by the number of tokens\n{fitted.round(2).to_string(index=False)}", flush=True)
