@@ -22,7 +22,7 @@ def atomic(path):
         aside.unlink(missing_ok=True)
 
 
-def sweep_aside(folder):
+def remove_leftovers(folder):
     """Delete what `atomic` was writing below `folder` in processes that were killed; nothing reads such files."""
     for path in Path(folder).rglob(".*"):
         if path.is_file() and re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):

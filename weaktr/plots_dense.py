@@ -25,7 +25,7 @@ from .metrics import seed_mask
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 WIDTH, COLUMN = 7.2, 3.5  # inches, two columns of a paper and one
-VOID = (236, 236, 228)
+VOID_COLOUR = (236, 236, 228)
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW = OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442",
 )  # fmt: skip
@@ -60,7 +60,7 @@ def use_style():
 def colour_mask(mask):
     """Mask (H, W) → RGB uint8 (H, W, 3) in the palette of VOC, void nearly white."""
     colours = np.array(palette(), np.uint8).reshape(256, 3)
-    colours[255] = VOID
+    colours[255] = VOID_COLOUR
     return colours[np.asarray(mask, np.uint8)]
 
 

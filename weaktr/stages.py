@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import ParameterError, UserError
-from .files import atomic, read_json, shipped_weights, sweep_aside, write_json
+from .files import atomic, read_json, remove_leftovers, shipped_weights, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters
 
 ROOT = NOTEBOOKS.parent
@@ -125,7 +125,7 @@ def prepare(folder, key, facts, clear=False):
                 remove(folder)
                 before = {}
         folder.mkdir(parents=True, exist_ok=True)
-        sweep_aside(folder)
+        remove_leftovers(folder)
         made = {"stage": folder.name, "key": key, "made": uuid.uuid4().hex}
         write_json(folder / "manifest.json", made | before | facts)
     except Timeout as error:

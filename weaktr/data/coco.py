@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic, sweep_aside
+from ..files import atomic, remove_leftovers
 from ..metrics import VOID
 from .images import read_label_png, write_label_png
 from .lists import read_list
@@ -167,7 +167,7 @@ def write_masks(root, split, progress=None):
     for thing in annotations["annotations"]:
         objects.setdefault(thing["image_id"], []).append(thing)
     images = [image for image in annotations["images"] if image["id"] in objects]
-    sweep_aside(root / "voc_format")
+    remove_leftovers(root / "voc_format")
     for image in images:
         path = root / "voc_format" / "class_labels" / f"{Path(image['file_name']).stem}.png"
         if not path.is_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import atomic, sweep_aside
+from ..files import atomic, remove_leftovers
 from .images import write_label_png
 
 SIZES = {"train": 1464, "val": 1449, "train_aug": 10582}
@@ -49,7 +49,7 @@ def join(voc, sbd, sizes=None):
             raise DataError(f"{path} does not exist; unpack the archive it belongs to again")
         names[key] = path.read_text().split()
     extra = sorted({*names["sbd train"], *names["sbd val"]} - {*names["train"], *names["val"]})
-    sweep_aside(voc / "SegmentationClassAug")
+    remove_leftovers(voc / "SegmentationClassAug")
     for image_id in extra:
         target = voc / "SegmentationClassAug" / f"{image_id}.png"
         if not target.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..data.coco import NAMES as COCO_CLASSES
 from ..data.voc import VOC_CLASSES
@@ -32,7 +32,7 @@ def save_model(model, path, **details):
     header = {"format": FORMAT, "config": model.config, "mean": model.mean, "std": model.std, "details": details}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic(path) as aside:
-        save_file(weights, aside, metadata={"weaktr": json.dumps(header)})
+        aside.write_bytes(save(weights, metadata={"weaktr": json.dumps(header)}))  # save_file's only its owner reads
 
 
 def load_model(path, **expected):
