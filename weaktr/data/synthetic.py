@@ -210,10 +210,14 @@ def open_synthetic(root):
         if root.exists() and not stamp.is_file() and (root.is_file() or any(root.iterdir())):
             raise DataError(f"{root} holds other files; give the synthetic data set a folder of its own with data_root")
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f".{root.name}.lock")):
-            if not stamp.is_file() or stamp.read_text() != _version():  # another run may have drawn it by now
-                print(f"drawing the synthetic data set into {root} (once, some 20 s on two cores)", flush=True)
-                write_dataset(root)
+        lock = root.with_name(f".{root.name}.lock")
+        try:
+            with FileLock(lock):
+                if not stamp.is_file() or stamp.read_text() != _version():  # another run may have drawn it by now
+                    print(f"drawing the synthetic data set into {root} (once, some 20 s on two cores)", flush=True)
+                    write_dataset(root)
+        finally:
+            lock.unlink(missing_ok=True)
     dataset = VOC(root, CLASSES)
     dataset.name = "synthetic"
     return dataset
