@@ -103,7 +103,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
             note = " (made by other code than now; --force makes it again)" if old else ""
             print(f"{name} · up to date, skipped{note}", flush=True)
             continue
-        if (lost := worth_keeping(folder)) and read_json(folder / "manifest.json").get("key") != key:
+        if lost := worth_keeping(folder, key):
             begun = "made again" if lost == "finished" else f"{lost}, begun anew"
             print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
         start = time.monotonic()

@@ -135,8 +135,10 @@ def prepare(folder, key, facts, clear=False):
     return lock
 
 
-def worth_keeping(folder):
-    """What would be lost with a stage's folder: "finished", a "half trained" one, or nothing ("")."""
+def worth_keeping(folder, key):
+    """What is lost if a stage is made under `key`: one "finished" or "half trained" under another, or nothing ("")."""
+    if read_json(folder / "manifest.json").get("key") == key:
+        return ""
     if finished_key(folder) is not None:
         return "finished"
     return "half trained" if next(folder.rglob("resume.pt"), None) else ""
@@ -176,9 +178,9 @@ def open_stage(name, namespace):
         before = [path.stem for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if path.stem < name]
         fingerprint = data_fingerprint(values)
         key = stage_key(values, fingerprint, [folder.parent / other for other in before])
-        if worth_keeping(folder) and read_json(folder / "manifest.json").get("key") != key:
+        if lost := worth_keeping(folder, key):
             raise UserError(
-                f"{folder} holds a {worth_keeping(folder)} stage ({changes(folder, values)}); "
+                f"{folder} holds a {lost} stage ({changes(folder, values)}); "
                 "choose another run_folder, or delete the folder if it is not needed"
             )
         if finished_key(folder) is None:
