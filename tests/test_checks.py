@@ -40,7 +40,7 @@ BAD = {
     "backbone": ("resnet18", "no plain ViT"),
     "weights": ("nowhere/deit.safetensors", "does not exist"),
     "photograph": ("nowhere/cat.jpg", "does not exist"),
-    "cam_batch_size": (64, "48 images, fewer than a batch of 64"),
+    "cam_batch_size": (64, "32 images, fewer than a batch of 64"),
     "train_list": ("trian", "does not exist"),
     "dataset": ("voc07", "one of synthetic, voc12"),
 }

@@ -1,21 +1,23 @@
-"""Kernels for the notebooks of a run, forked from a process that has loaded torch and timm already.
+"""Kernels for the notebooks of a run, forked from a process that has loaded torch, timm and seaborn already.
 
-Loading these is nine tenths of a kernel's start, and a run starts five. A single stage that needs neither pays for it.
+Loading these is nine tenths of a kernel's start, and a run starts five. A single stage that needs none pays for it.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing import resource_tracker
 
 import psutil
 
 from .errors import RunError
 from .stages import RUNNER
 
-LOADED = ("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "timm")  # not the inline backend: it wants a shell
+LOADED = ("ipykernel.kernelapp", "seaborn", "sklearn.metrics", "timm")  # not the inline backend: it wants a shell
 FORKS = sys.platform == "linux"  # elsewhere libraries do not bear a fork; kernels start from nothing there
 ENVIRONMENT = {
     # Also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
@@ -74,10 +76,10 @@ class Kernel(psutil.Process):
             super().send_signal(sig)
 
 
-def fork(*request):
-    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started.
+def load():
+    """The process that forks this one's kernels, started if there is none: it loads while a run's data are checked.
 
-    How many threads OpenMP has is read when libraries are loaded: the first kernel's environment decides for all.
+    How many threads OpenMP has is read when libraries are loaded: the environment of now decides for all kernels.
     """
     server = SERVERS.get(os.getpid())
     if server is None or server.poll() is not None:
@@ -89,6 +91,13 @@ def fork(*request):
             env=os.environ | ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for us alone
         )
+        atexit.register(server.kill)  # also while it loads, for a run that was refused
+    return server
+
+
+def fork(*request):
+    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started."""
+    server = load()
     try:
         with contextlib.suppress(BrokenPipeError):
             server.stdin.write(json.dumps(request) + "\n")
@@ -111,6 +120,7 @@ def _serve():
     os.dup2(2, 1)
     for module in LOADED:
         __import__(module)
+    resource_tracker.ensure_running()  # for all kernels: ipykernel waits three seconds for a child that will not end
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no ended kernel stays in the table of processes
     while (line := sys.stdin.readline()) and os.getppid() == asking:
         if child := os.fork():
@@ -127,9 +137,8 @@ def _become_kernel(arguments, environment, folder):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
-        os.dup2(null, stream)
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     for name in [name for name in sys.modules if name.partition(".")[0] == "weaktr"]:
         del sys.modules[name]  # the kernel takes its code from the files as they are now
     sys.modules["numpy"].random.seed()  # what nobody seeds is not to be the same in all kernels

@@ -279,12 +279,9 @@ def clipping_scores(rows):
     """
     found = []
     for row in rows:
-        _, wrong, clipped = _wrong_and_clipped(row)
-        hits, known = (wrong & clipped).sum(), (row["truth"] != 255) & (row["label"] != 255)
-        with np.errstate(invalid="ignore"):
-            shares = np.array([wrong.sum(), hits, hits]) / (of := np.array([known.sum(), clipped.sum(), wrong.sum()]))
-        shares[1:][of[1:] < FEW] = np.nan
-        found.append(dict(zip(("wrong", "precision", "recall"), shares)))
+        void, wrong, clipped = _wrong_and_clipped(row)
+        parts = {"wrong": (wrong, ~void, 1), "precision": (wrong, clipped, FEW), "recall": (clipped, wrong, FEW)}
+        found.append({name: part[of].mean() if of.sum() >= few else np.nan for name, (part, of, few) in parts.items()})
     return pd.DataFrame(found)
 
 

@@ -52,14 +52,14 @@ def demo_small():
 def smoke():
     """All notebooks with next to no training.
 
-    Cost: about 90 seconds on two CPU cores, drawing the data included.
+    Cost: about 80 seconds on two CPU cores, and 20 more for drawing the data the first time.
     Expected: poor masks.
     Command: python -m weaktr run --preset smoke
     """
     return {
-        "train_list": "smoke",
-        "eval_list": "smoke",
-        "val_list": "smoke_val",
+        "train_list": "smoke:32",
+        "eval_list": "smoke:32",
+        "val_list": "smoke_val:16",
         "cam_epochs": 1,
         "variant_images": 16,
         "seg_epochs": 1,

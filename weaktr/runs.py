@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import ParameterError, RunError, UserError
 from .files import atomic, read_json, write_json
-from .kernels import kernel_manager
+from .kernels import FORKS, kernel_manager, load
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import as_published, published
 from .stages import (
@@ -80,10 +80,12 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     selected = select(stages, declared)
     fingerprint = data_fingerprint(values)
     this = RunFolder(values, run_folder, declared, fingerprint)
+    pending = [name for name in selected if force or not this.up_to_date(name)]
+    if FORKS and pending:
+        load()
     if check and "dataset" in values:
         from .checks import check_run
 
-        pending = [name for name in selected if force or not this.up_to_date(name)]
         needed = {parameter for name in pending for parameter in declared[name]}
         check_run(values, data="dataset" in needed, weights="backbone" in needed)
 

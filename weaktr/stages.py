@@ -229,9 +229,10 @@ class Stage:
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
 
-        for suffix, facts in (("pdf", {"CreationDate": None}), ("png", None)):
+        for suffix, facts in (("png", None), ("pdf", {"CreationDate": None})):
             with atomic(self.figures / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=150, metadata=facts)
+            figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
         if table is not None:
             with atomic(self.figures / f"{name}.csv") as path:
