@@ -224,6 +224,7 @@ def test_sweep_figure_hollows_what_could_be_chance():
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
     assert [face == "white" for face in faces] == [False, True, False]
     assert "val (9 images) · 3 runs, a seed each" in ax.get_xlabel()
+    assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
     found["runs"], found["oracle"], table["list"] = [3, 2, 3], True, "train_aug:1000"
     found["variant"] = table["variant"] = ["on oracle_noise=0.0", "refined attention", "c"]
     for width in (plots_paper.WIDTH, plots_paper.COLUMN):

@@ -1,7 +1,6 @@
 """Evaluation: one integer confusion matrix per list, seeds from CAMs, the threshold curve in one pass."""
 
 import numpy as np
-import pandas as pd
 
 VOID = 255
 
@@ -127,6 +126,8 @@ def threshold_counts(samples, num_classes, thresholds):
 
 def curve_table(counts, thresholds):
     """`threshold_counts` → the DataFrame of `threshold_curve`."""
+    import pandas as pd  # half a second, which every process that refines labels would wait for
+
     order, num_classes = np.argsort(np.asarray(thresholds, np.float32)), len(counts)
     above = counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]  # pixels that are still foreground at each threshold
     confusions = np.moveaxis(above, -1, 0).copy()

@@ -31,11 +31,10 @@ def sweep(found, table, title, width=WIDTH):
     Strokes are seeds, the dot is their mean, the line its bootstrap interval. Hollow: the paired difference from the
     baseline (dashed where there is but one) could be chance, or is not known.
     """
-    by_measure = bool(found["by_measure"].iloc[0])
-    name = "measure" if by_measure else "variant"
-    rows = main_rows(found)
+    by_measure, narrow = bool(found["by_measure"].iloc[0]), width <= COLUMN
+    name, rows = "measure" if by_measure else "variant", main_rows(found)
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
-    figure = Figure(figsize=(width, 0.27 * len(rows) + (1.15 if width > COLUMN else 2.0)))
+    figure = Figure(figsize=(width, 0.27 * len(rows) + (2.15 if narrow else 1.15)))
     ax = figure.subplots()
     base = rows[rows["is_baseline"]]
     for y, row in enumerate(rows.itertuples()):
@@ -47,15 +46,15 @@ def sweep(found, table, title, width=WIDTH):
         ax.plot(row.mean, y, "o", color=BLUE, markerfacecolor=BLUE if told else "white", markersize=6, zorder=4)
     if len(base) == 1:
         ax.axvline(base["mean"].iloc[0], color="0.45", linestyle="--", linewidth=1, zorder=1)
-    spreads = [f" ± {std:.1f}" if np.isfinite(std) else "" for std in rows["std"]]
-    means = [f"{mean:.1f}{spread}" for mean, spread in zip(rows["mean"], spreads)]
-    list_rows(ax, rows[name].map(variant_in_words), means)
+    texts = rows["mean"].map("{:.1f}".format)
+    for column, form in (("std", " ± {:.1f}"), ("difference", "  {:+.1f}")):
+        texts += [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in rows[column]]
+    list_rows(ax, rows[name].map(variant_in_words), texts)
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
-    oracle = " · oracle" if rows["oracle"].any() else ""
-    narrow = width <= COLUMN
-    facts = [what, lists, runs_in_words(rows["runs"]) + oracle]
-    ax.set(title=title, xlabel=("\n" if narrow else " · ").join(facts))
+    runs = runs_in_words(rows["runs"]) + (" · oracle" if rows["oracle"].any() else "")
+    right = "right: mean ± SD" + (", paired difference" if rows["difference"].notna().any() else "")
+    ax.set(title=title, xlabel=("\n" if narrow else " · ").join([what, lists, runs, right]))
     marks = [
         Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
         *([Line2D([], [], color="0.45", linestyle="--", label="baseline")] if len(base) == 1 else []),
