@@ -41,7 +41,7 @@ class Pictures:
         return {c: [cam.astype(np.float32)] for c, cam in smooth.items()}
 
 
-def main(images=32, processes=2):
+def main(images=20, processes=2):
     """The same images in every way, their labels written to a new folder each time."""
     from side_by_side import measure  # torch: what a started process imports again should be what notebook 03 needs
 

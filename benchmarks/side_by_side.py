@@ -92,7 +92,9 @@ def measure_memory(make, ways, *, name):
     make: function of a module, which makes a way from its arguments; ways: {name: arguments}; the first is what the
     others are held against. Call it before anything large is made: a child's peak starts from its parent's size.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["timm"])  # loaded once, not by every process
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         peaks = [pool.submit(peak_memory, make, arguments).result() for arguments in ways.values()]
     found = pd.DataFrame({"way": list(ways), "peak (MB)": peaks})
     found[f"ratio to {next(iter(ways))}"] = found["peak (MB)"] / peaks[0]

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -33,6 +34,15 @@ def test_ways_are_timed_in_turns(side_by_side, tmp_path, capsys):
 def test_a_profile_names_the_operators(side_by_side, tmp_path):
     side_by_side.profile(lambda: torch.randn(8, 8) @ torch.randn(8, 8), "product")
     assert "aten::mm" in (tmp_path / "product_profile.txt").read_text()
+
+
+def hold(megabytes):
+    return lambda: np.ones(megabytes * 125_000).sum()
+
+
+def test_memory_is_that_of_the_way_alone(side_by_side, tmp_path):
+    side_by_side.measure_memory(hold, {"little": (60,), "much": (240,)}, name="memory")
+    assert pd.read_csv(tmp_path / "memory.csv")["peak (MB)"].tolist() == pytest.approx([60, 240], abs=15)
 
 
 @pytest.mark.slow
