@@ -16,7 +16,7 @@ setup: .venv/.installed ## make the environment and install the package (once; a
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "weaktr needs Python 3.11 or later, this is " + sys.version)'
 	@$(PYTHON) -c 'import os, shutil, sys, sysconfig; found = os.path.exists(sysconfig.get_path("include") + "/Python.h") and (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")); sys.exit(not found and "the CRF is compiled: install g++ and the headers of Python (Debian: g++ python3-dev)")'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP) install -q -e '.[dev]'
 	touch $@
 
@@ -30,7 +30,7 @@ lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 reference: setup ## make papermill_runs/reference and figures again (what the README shows)
-	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference
+	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --force
 	$(MAKE) figures
 
 # Sweeps that have no finished run here are drawn from the committed results in figures/.

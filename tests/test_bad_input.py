@@ -272,8 +272,14 @@ def parameters(root, **more):
     return {"dataset": VOC, "data_root": str(root), "cam_batch_size": 2, "seg_batch_size": 2} | lists | more
 
 
+def without_objects(root):
+    for path in (root / XML).parent.glob("*.xml"):
+        path.write_text(re.sub(r"(?s)<object>.*</object>", "", path.read_text()))
+
+
 VAL_LAST = "scene_000011"
 RUNS = {
+    "no image of a list shows a class": (without_objects, "list train: no image of it shows a class"),
     "the last training image is bad": (write(JPEG, ""), f"{LAST}.jpg"),
     "the last training label is missing": (gone(XML), f"{LAST}.xml"),
     "the last evaluated mask is missing": (gone(PNG.replace(LAST, VAL_LAST)), f"{VAL_LAST}.png"),
@@ -309,14 +315,14 @@ def test_photographs_whose_attention_no_memory_could_hold(voc12_copy, tmp_path, 
 def test_a_run_folder_that_cannot_be_made(voc12_copy, tmp_path):
     """A file stands in its way; root, who may write everywhere, is told as well."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"01_cam_training cannot be written \(.*Not a directory.*choose another run_"):
+    with pytest.raises(UserError, match=r"run cannot be written \(.*Not a directory.*choose another run_"):
         runs.run(parameters(voc12_copy), tmp_path / "file" / "run")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_run_folder(voc12_copy, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(UserError, match=r"01_cam_training cannot be written \(.*Permission denied"):
+    with pytest.raises(UserError, match=r"run cannot be written \(.*Permission denied"):
         runs.run(parameters(voc12_copy), tmp_path / "locked" / "run")
 
 

@@ -89,6 +89,12 @@ def test_figures_are_collected_with_their_sources(two_runs, capsys):
     assert row["commit"] == manifest["git"]["commit"]
     assert (out / "01_empty.csv").read_text() == "class,ap\nbear,1.5\n"
 
+    (two_runs[0] / "01_first/figures/empty.pdf").unlink()  # as in a clone, which has it among the collected ones only
+    (out / "01_empty.png").unlink()
+    (two_runs[0] / "01_first/figures/empty.png").unlink()
+    assert main(["figures", str(two_runs[0]), str(out)]) == 0
+    assert pd.read_csv(out / "sources.csv")["file"].tolist() == ["01_empty.csv", "01_empty.pdf"]
+
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2 and main(["compare", str(tmp_path)]) == 2

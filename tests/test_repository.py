@@ -105,7 +105,7 @@ def test_nothing_of_this_machine_is_written_down():
 
 def test_the_package_stays_thin():
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
-    assert sum(lines.values()) <= 7380
+    assert sum(lines.values()) <= 7440
     assert max(lines.values()) <= 400, max(lines, key=lines.get)
 
 

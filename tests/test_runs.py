@@ -389,10 +389,12 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
         runs.open_stage("01_first", cell | {"lr": 0.2})
     (stage.folder / "metrics.json").unlink()
     (stage.folder / "resume.pt").touch()
-    with pytest.raises(UserError, match=r"holds a half trained stage \(lr 0.1 → 0.2\); choose another run_folder"):
+    with pytest.raises(UserError, match=r"holds an unfinished stage \(lr 0.1 → 0.2\); choose another run_folder"):
         runs.open_stage("01_first", cell | {"lr": 0.2})
-    assert (runs.open_stage("01_first", cell).folder / "resume.pt").exists(), "the same parameters go on"
-    assert (stage.folder / "artefact.txt").exists()
+    (stage.folder / "resume.pt").unlink()
+    with pytest.raises(UserError, match="holds an unfinished stage"):
+        runs.open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
+    assert (runs.open_stage("01_first", cell).folder / "artefact.txt").exists(), "the same parameters go on"
     with pytest.raises(ParameterError, match="lr: '1e-4' is of type str"):
         runs.open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
@@ -413,6 +415,67 @@ def test_looking_at_a_finished_stage_by_hand_leaves_its_record_alone(go, noteboo
     )
     stage.finish([])
     assert json.loads((folder / "params.json").read_text())["workers"] == 7
+    assert (folder / "manifest.json").read_bytes() == before["manifest.json"], "nothing was made anew"
+
+
+def test_a_stage_that_a_person_is_making_is_left_alone(go, notebooks, tmp_path, monkeypatch):
+    """Until it is finished, or its kernel ends; the same kernel may open it again."""
+    held = f"""
+import time
+from weaktr import runs, stages
+from pathlib import Path
+stages.NOTEBOOKS = Path({str(notebooks)!r})
+cell = {{"run_folder": {str(tmp_path / "run")!r}, "seed": 504, "workers": 2, "lr": 0.1}}
+runs.open_stage("01_first", cell)
+stage = runs.open_stage("01_first", cell)
+print("open", flush=True)
+input()
+stage.finish([])
+print("finished", flush=True)
+input()
+"""
+    process = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    with pytest.raises(UserError, match="01_first: another run is at work there; wait for it"):
+        go()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    while process.stdout.readline() != "finished\n":  # the stage prints its results before
+        assert process.poll() is None
+    go(stages=["01"])
+    process.communicate("\n", timeout=30)
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(go, tmp_path):
+    """Also while the other is at a later stage."""
+    go()
+    with stages.FileLock(tmp_path / "run/.run.lock"):
+        with pytest.raises(UserError, match="run: another run is at work there; wait for it"):
+            go({"lr": 0.2})
+        go()  # nothing to do
+    assert json.loads((tmp_path / "run/01_first/params.json").read_text())["lr"] == 0.1
+
+
+def test_a_stage_is_not_current_when_one_before_it_is_not(go, notebooks, tmp_path, capfd):
+    third = f"stage.input('02_second')\nstage.finish([{RECORD}])"
+    write_notebook(notebooks, "03_third", PARAMETERS, third)
+    go()
+    with pytest.raises(UserError, match=r"01_first: needed by 02_second, but has other parameters.*add 01 to --stages"):
+        go({"lr": 0.2}, stages=["02", "03"])
+    with pytest.raises(UserError, match=r"02_second: needed by 03_third, but has other .* or sources; add 02"):
+        go({"lr": 0.2}, stages=["01", "03"])
+    capfd.readouterr()
+    go({"lr": 0.2}, stages=["01"])
+    table = capfd.readouterr().out.partition("Results in")[2]
+    assert "01_first" in table and "02_second" not in table and "03_third" not in table
+
+
+def test_a_copy_of_a_notebook_is_no_stage(go, notebooks):
+    """JupyterLab's duplicates lie beside the notebooks."""
+    first = go()
+    source = (notebooks / "01_first.ipynb").read_text()
+    (notebooks / "01_first-Copy1.ipynb").write_text(source.replace("lr: float = 0.1", "lr: float = 0.3"))
+    assert list(catalogue(notebooks)) == ["01_first", "02_second"] and go() == first
 
 
 def test_an_interrupted_second_photograph_is_not_up_to_date(notebooks, tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ def test_the_whole_is_written_once(few, tmp_path, monkeypatch, capsys):
 
 
 def test_another_version_is_drawn_again(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", SerialPool)
+    monkeypatch.setattr(synthetic, "spawned", SerialPool)
     root = tmp_path / "synthetic"
     open_dataset("synthetic", str(root))
     monkeypatch.setattr(synthetic, "LIST_SIZES", synthetic.LIST_SIZES | {"train_aug": 5})
@@ -266,7 +266,7 @@ def test_another_version_is_drawn_again(few, tmp_path, monkeypatch):
 
 
 def test_a_failure_in_the_middle_leaves_no_data_set(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", BreakingPool)
+    monkeypatch.setattr(synthetic, "spawned", BreakingPool)
     with pytest.raises(OSError, match="No space left"):
         open_dataset("synthetic", str(tmp_path / "synthetic"))
     assert not (tmp_path / "synthetic").exists()
@@ -274,9 +274,9 @@ def test_a_failure_in_the_middle_leaves_no_data_set(few, tmp_path, monkeypatch):
 
 def test_a_failure_keeps_the_data_set_of_before(few, tmp_path, monkeypatch):
     root = tmp_path / "synthetic"
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", SerialPool)
+    monkeypatch.setattr(synthetic, "spawned", SerialPool)
     before = contents(open_dataset("synthetic", str(root)).folder)
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", BreakingPool)
+    monkeypatch.setattr(synthetic, "spawned", BreakingPool)
     monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
     with pytest.raises(OSError, match="No space left"):
         open_dataset("synthetic", str(root))
@@ -284,11 +284,11 @@ def test_a_failure_keeps_the_data_set_of_before(few, tmp_path, monkeypatch):
 
 
 def test_after_a_failure_nothing_lies_about_and_the_next_try_works(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", BreakingPool)
+    monkeypatch.setattr(synthetic, "spawned", BreakingPool)
     with pytest.raises(OSError, match="No space left"):
         open_dataset("synthetic", str(tmp_path / "synthetic"))
     left = list(tmp_path.iterdir())
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", SerialPool)
+    monkeypatch.setattr(synthetic, "spawned", SerialPool)
     check_list(open_dataset("synthetic", str(tmp_path / "synthetic")), "train", masks=True)
     assert left == []
 
@@ -310,7 +310,7 @@ def test_a_file_in_place_of_the_folder_is_refused(few, tmp_path):
 def test_an_unknown_list_is_refused_before_a_run(few, tmp_path, monkeypatch):
     from weaktr.data import check_parameters
 
-    monkeypatch.setattr(synthetic, "ProcessPoolExecutor", SerialPool)
+    monkeypatch.setattr(synthetic, "spawned", SerialPool)
     given = {"dataset": "synthetic", "data_root": str(tmp_path / "s"), "train_list": "train", "eval_list": "trian"}
     check_parameters(given | {"eval_list": "train"})
     with pytest.raises(DataError, match=r"trian\.txt"):

@@ -1,19 +1,14 @@
 """Both training loops on a network of two blocks: they learn, repeat bit by bit, and survive being killed."""
 
-import contextlib
 import copy
 import math
 import re
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from multiprocessing import active_children, get_context
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -554,26 +549,6 @@ def test_a_block_that_fails_ends_what_runs_beside_it():
     assert not set(active_children()) - before
     assert other.is_alive(), "what was there before is none of its business"
     other.kill()
-
-
-def test_what_runs_beside_a_killed_process_ends_with_it():
-    code = """if True:
-        import os, signal, subprocess, time
-        import psutil
-        from weaktr.train_segmenter import beside
-        if __name__ == "__main__":
-            with beside(subprocess.call, ["sleep", "60"], stdout=subprocess.DEVNULL):
-                while not (sleeping := [p for p in psutil.Process().children(recursive=True) if p.name() == "sleep"]):
-                    time.sleep(0.1)
-                print(sleeping[0].ppid(), flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
-    """
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL
-    with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.wait_procs([psutil.Process(int(done.stdout))], timeout=20)
-    alive = psutil.pid_exists(int(done.stdout)) and psutil.Process(int(done.stdout)).status() != psutil.STATUS_ZOMBIE
-    assert not alive, "it went on without its parent"
 
 
 # ---------------------------------------------------------------- does clipping find noise

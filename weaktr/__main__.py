@@ -168,6 +168,7 @@ def _import(options):
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     classes = model.config["num_classes"]
     print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
+    print(f"normalised by mean {model.mean} and standard deviation {model.std}; another: --normalise")
 
 
 def _data_check(options):

@@ -1,9 +1,8 @@
 """CAMs and predictions of a whole list: sliding windows, several scales, CRF beside the model on the other cores."""
 
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 
 import pandas as pd
 
@@ -11,6 +10,7 @@ from .cams import save_cams
 from .crf import refine_to_mask
 from .data.images import image_size, write_label_png
 from .inference import generate_grids, mirrored_views, segment_on_device
+from .processes import spawned
 from .pseudo_labels import keep_freed_memory, read_seed
 from .scores import score_cams, score_list
 from .stages import cores
@@ -75,6 +75,7 @@ def generate_list(model, dataset, ids, scales, variants, progress):
         return len(batch)
 
     keep_freed_memory()
+    dataset.labels(ids[0])  # COCO's annotations are read here, not in every thread at once
     for done in ahead(write, map(make, ahead(read, equal_sizes(dataset, ids, pixels), threads)), threads):
         progress.update(done)
 
@@ -88,7 +89,7 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
     waiting = deque()
-    with ProcessPoolExecutor(max(1, workers), get_context("spawn")) as pool:
+    with spawned(workers) as pool:
 
         def collect():
             image_id, winners, future = waiting.popleft()

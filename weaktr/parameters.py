@@ -4,6 +4,7 @@ import ast
 import difflib
 import json
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,12 +50,17 @@ def declared_parameters(notebook):
     return declared
 
 
+def stage_notebooks(notebooks):
+    """The paths of all NN_name.ipynb in order; not "02_name-Copy1.ipynb", as JupyterLab calls a duplicate."""
+    return [path for path in sorted(Path(notebooks).glob("*.ipynb")) if re.fullmatch(r"\d\d_\w+", path.stem)]
+
+
 def catalogue(notebooks=NOTEBOOKS):
     """{stage name: its declared parameters} of all numbered notebooks, in order.
 
     Raises ParameterError where two notebooks declare one name with different types or defaults.
     """
-    stages = {path.stem: declared_parameters(path) for path in sorted(Path(notebooks).glob("[0-9][0-9]_*.ipynb"))}
+    stages = {path.stem: declared_parameters(path) for path in stage_notebooks(notebooks)}
     if not stages:
         raise ParameterError(f"{notebooks}: no notebook named NN_name.ipynb here; run from a clone of the repository")
     first = {}

@@ -3,8 +3,6 @@
 import contextlib
 import ctypes
 import zlib
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from .cams import load_cams
 from .crf import refine_labels
 from .data.images import write_label_png
 from .metrics import VOID, seed_mask, strongest
+from .processes import spawned
 
 
 def keep_freed_memory():
@@ -27,7 +26,7 @@ def parallel(function, items, workers, progress=None):
     The function goes to each process once, not with every item: bound to a data set it can be megabytes.
     """
     results = []
-    with ProcessPoolExecutor(max(1, workers), get_context("spawn"), _receive, (function,)) as pool:
+    with spawned(workers, _receive, function) as pool:
         for result in pool.map(_apply, items):
             results.append(result)
             if progress:

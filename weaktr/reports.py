@@ -116,6 +116,10 @@ def collect_figures(run_folder, target):
                 shutil.copyfile(path, aside)
             rows.append({"file": name, **facts})
     sources = pd.DataFrame(rows)
+    if (target / "sources.csv").is_file():  # a clone has the PDFs of the reference run there, and not in the run
+        before = pd.read_csv(target / "sources.csv")
+        there = before["file"].map(lambda name: (target / name).is_file()) & before["key"].isin(sources["key"])
+        sources = pd.concat([sources, before[there]]).drop_duplicates("file").sort_values("file")
     with atomic(target / "sources.csv") as aside:
         sources.to_csv(aside, index=False)
     return sources

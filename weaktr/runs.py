@@ -27,6 +27,7 @@ from .stages import (
     code_digest,
     data_fingerprint,
     finished_key,
+    hold,
     interactive,
     open_stage,
     prepare,
@@ -64,6 +65,14 @@ class RunFolder:
         before, now = read_json(self.folder(stage) / "params.json"), self.parameters[stage]
         return finished_key(self.folder(stage)) == self.key(stage) and before.get("photograph") == now.get("photograph")
 
+    def sources(self, stage, notebooks):
+        """The stages that the code of a stage's notebook names as its inputs, and those that theirs name."""
+        cells = json.loads((notebooks / f"{stage}.ipynb").read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        named = re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code)
+        direct = {other for other in named if other in self.stages and other < stage}
+        return direct.union(*(self.sources(other, notebooks) for other in direct))
+
 
 def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
     """Brings the stages of the run in `run_folder` up to date and prints the table of their results.
@@ -80,6 +89,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     selected = select(stages, declared)
     fingerprint = data_fingerprint(values)
     this = RunFolder(values, run_folder, declared, fingerprint)
+    sources = {name: this.sources(name, Path(notebooks)) for name in declared}
     pending = [name for name in selected if force or not this.up_to_date(name)]
     if FORKS and pending:
         load()
@@ -90,32 +100,33 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         check_run(values, data="dataset" in needed, weights="backbone" in needed)
 
     for name in selected:
-        for needed in _inputs(Path(notebooks) / f"{name}.ipynb", declared):
-            if needed not in selected and not this.up_to_date(needed):
+        for needed in sorted(sources[name].difference(selected)):
+            if not this.up_to_date(needed) or sources[needed].intersection(pending):
                 folder = this.folder(needed)
-                state = "is not finished" if finished_key(folder) is None else "has other parameters or data"
+                state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
                 raise UserError(f"{folder}: needed by {name}, but {state}; add {needed[:2]} to --stages")
 
     ran = False
-    for name in selected:
-        folder, key = this.folder(name), this.key(name)
-        sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
-        if not (force or sums_up) and this.up_to_date(name):
-            old = read_json(folder / "manifest.json").get("code") != code_digest(Path(notebooks) / f"{name}.ipynb")
-            note = " (made by other code than now; --force makes it again)" if old else ""
-            print(f"{name} · up to date, skipped{note}", flush=True)
-            continue
-        if lost := worth_keeping(folder, key):
-            begun = "made again" if lost == "finished" else f"{lost}, begun anew"
-            print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
-        start = time.monotonic()
-        with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
-            print(f"{name} · started · {short(folder)}", flush=True)
-            _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
-            ran = True
-        print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
+    with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():
+        for name in selected:
+            folder, key = this.folder(name), this.key(name)
+            sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
+            if not (force or sums_up) and this.up_to_date(name):
+                old = read_json(folder / "manifest.json").get("code") != code_digest(Path(notebooks) / f"{name}.ipynb")
+                note = " (made by other code than now; --force makes it again)" if old else ""
+                print(f"{name} · up to date, skipped{note}", flush=True)
+                continue
+            if lost := worth_keeping(folder, key):
+                begun = "made again" if lost == "a finished" else "unfinished, begun anew"
+                print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
+            start = time.monotonic()
+            with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
+                print(f"{name} · started · {short(folder)}", flush=True)
+                _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
+                ran = True
+            print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
-    current = [name for name in declared if this.up_to_date(name)]
+    current = [name for name in declared if all(map(this.up_to_date, (name, *sources[name])))]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
     for record in records if as_published(preset, values) else ():
         record["published"] = published(preset, record)
@@ -140,13 +151,6 @@ def select(stages, declared):
             raise ParameterError(f"unknown stage {stage!r}{near(stage, declared)}; there are {', '.join(declared)}")
         chosen.update(found)
     return [name for name in declared if name in chosen]
-
-
-def _inputs(notebook, names):
-    """The stages that the code of a notebook names as its inputs."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return [name for name in re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code) if name in names]
 
 
 def short(path):

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from .errors import ParameterError, UserError
 from .files import atomic, read_json, remove_leftovers, shipped_weights, write_json
-from .parameters import NOTEBOOKS, checked, declared_parameters
+from .parameters import NOTEBOOKS, checked, declared_parameters, stage_notebooks
 
 ROOT = NOTEBOOKS.parent
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not enter a stage's key: results stay
@@ -107,16 +107,28 @@ def remove(folder):
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def hold(folder, file):
+    """Lock a run's or a stage's `folder` by `file` → the lock, held until its `with` ends; a process may hold it twice.
+
+    Raises UserError for a folder in which another process is at work, and for one that cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(file, is_singleton=True).acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
+
+
 def prepare(folder, key, facts, clear=False):
     """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
 
     Files that a killed process left half written are deleted. Starts its manifest with `facts`, its key and its birth.
-    → the folder's lock, held until its `with` ends. Raises UserError for a folder with files that no run made, one in
-    which another run is at work, and one that cannot be written.
+    → the folder's lock, as from `hold`. Raises UserError for a folder with files that no run made, and as `hold` does.
     """
+    lock = hold(folder, folder.with_name(f".{folder.name}.lock"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
         before = read_json(folder / "manifest.json")
         if folder.exists() and any(folder.iterdir()):
             if not (folder / "manifest.json").exists():
@@ -127,21 +139,21 @@ def prepare(folder, key, facts, clear=False):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         made = {"stage": folder.name, "key": key, "made": uuid.uuid4().hex}
-        write_json(folder / "manifest.json", made | before | facts)
-    except Timeout as error:
-        raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
+        write_json(folder / "manifest.json", made | facts | before)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
     return lock
 
 
 def worth_keeping(folder, key):
-    """What is lost if a stage is made under `key`: one "finished" or "half trained" under another, or nothing ("")."""
+    """What is lost if a stage is made under `key`: "a finished" or "an unfinished" one of another, or nothing ("")."""
     if read_json(folder / "manifest.json").get("key") == key:
         return ""
     if finished_key(folder) is not None:
-        return "finished"
-    return "half trained" if next(folder.rglob("resume.pt"), None) else ""
+        return "a finished"
+    made = (path for place in folder.glob("*") if place.name != "figures" for path in (place, *place.rglob("*")))
+    of_any = {"manifest.json", "params.json", "notebook.ipynb"}
+    return "an unfinished" if any(path.is_file() and path.name not in of_any for path in made) else ""
 
 
 def changes(folder, parameters):
@@ -173,29 +185,30 @@ def open_stage(name, namespace):
         parameter: checked(parameter, namespace[parameter], kind, default if kind is list else ())
         for parameter, (kind, default, _) in declared.items()
     }
-    folder = resolve(values["run_folder"]) / name
+    folder, lock = resolve(values["run_folder"]) / name, None
     if interactive():
-        before = [path.stem for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if path.stem < name]
+        before = [path.stem for path in stage_notebooks(notebooks) if path.stem < name]
         fingerprint = data_fingerprint(values)
         key = stage_key(values, fingerprint, [folder.parent / other for other in before])
         if lost := worth_keeping(folder, key):
             raise UserError(
-                f"{folder} holds a {lost} stage ({changes(folder, values)}); "
-                "choose another run_folder, or delete the folder if it is not needed"
+                f"{folder} holds {lost} stage ({changes(folder, values)}); choose another run_folder and copy the "
+                "folders of the stages before it there, or delete this one if it is not needed"
             )
         if finished_key(folder) is None:
-            prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
-    return Stage(name, folder, values)
+            lock = prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
+    return Stage(name, folder, values, lock)
 
 
 class Stage:
     """One stage's folder while its notebook runs.
 
-    name: as the notebook, "01_cam_training". folder, figures: Path. parameters: {name: value}.
+    name: as the notebook, "01_cam_training". folder, figures: Path. parameters: {name: value}. lock: as from `hold`,
+    until the stage is finished.
     """
 
-    def __init__(self, name, folder, parameters):
-        self.name, self.folder, self.parameters = name, folder, parameters
+    def __init__(self, name, folder, parameters, lock=None):
+        self.name, self.folder, self.parameters, self._lock = name, folder, parameters, lock
         self.figures = folder / "figures"
         self.figures.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
@@ -247,6 +260,7 @@ class Stage:
     def finish(self, records):
         """Writes metrics.json, which marks the stage finished, completes the manifest and prints the results.
 
+        The manifest of a stage that was finished before stays: it says what made its files, and nothing made them anew.
         records: dicts with list, list_size, metric and value, and where they apply threshold, threshold_from, scales,
         crf and oracle (True: pixel masks had a part in it). Raises ValueError where one of the four is missing.
         """
@@ -257,6 +271,8 @@ class Stage:
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
         spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with earlier passes under this key
         self._manifest |= _usage() | {"end": _now(), "seconds": round(spent, 1)}
+        if finished_key(self.folder) is not None:
+            self._manifest = read_json(self.folder / "manifest.json")
         self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it

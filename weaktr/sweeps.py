@@ -9,9 +9,8 @@ import os
 import shutil
 import signal
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import psutil
 from .errors import UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
+from .processes import spawned
 from .runs import RunFolder, run, short
 from .stages import PACKAGES, WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
@@ -209,7 +209,7 @@ class LocalPool:
         self._executors, self._running = [self._start(i) for i in range(jobs)], [None] * jobs
 
     def _start(self, i):
-        return ProcessPoolExecutor(1, get_context("spawn"), _settle, self._shares[i])
+        return spawned(1, _settle, *self._shares[i])
 
     def submit(self, function, *arguments):
         """Start function(*arguments) in a process that has nothing to do → Future. No more than `jobs` at a time."""

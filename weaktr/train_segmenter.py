@@ -2,11 +2,8 @@
 
 import contextlib
 import math
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import active_children, get_context, get_start_method, parent_process, set_start_method
-from threading import Thread
+from multiprocessing import active_children, get_start_method, set_start_method
 
 import numpy as np
 import pandas as pd
@@ -17,6 +14,7 @@ from .errors import ParameterError
 from .files import atomic
 from .losses import gradient_clipping
 from .models import save_model
+from .processes import spawned
 from .train_cam import autocast, keep, restore
 
 ENCODER_FACTOR = 0.1  # learning rate of the encoder relative to the decoder's
@@ -144,7 +142,7 @@ def beside(function, *arguments, **named):
     half = max(1, threads // 2)
     torch.set_num_threads(half)
     try:
-        with ProcessPoolExecutor(1, get_context("spawn"), _settle, (half, get_start_method())) as pool:
+        with spawned(1, _settle, half, get_start_method()) as pool:
             running = pool.submit(function, *arguments, **named)
             try:
                 yield
@@ -158,10 +156,9 @@ def beside(function, *arguments, **named):
 
 
 def _settle(threads, start_method):
-    """In a new process: its share of the threads, and no life beyond that of the process which started it."""
+    """In a new process: its share of the threads, and for its loaders not "spawn", which was for it alone."""
     torch.set_num_threads(threads)
-    set_start_method(start_method, force=True)  # for its loaders: "spawn" was for this process alone
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    set_start_method(start_method, force=True)
 
 
 @torch.no_grad()

@@ -65,6 +65,9 @@ def check_parameters(parameters, files=True):
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
         job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
         extremes = in_shares(job, list(needs_mask), parameters.get("workers", 1))
+        for name in (parameters[name] for name in ("train_list", "eval_list") if name in parameters):
+            if not any(dataset.labels(image_id).any() for image_id in dataset.ids(name)):
+                raise DataError(f"list {name}: no image of it shows a class; CAMs are made of the classes of a label")
         return max((large for large, _ in extremes), key=_pixels), min((small for _, small in extremes), key=_side)
 
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,6 +24,7 @@ from filelock import FileLock
 from PIL import Image
 
 from ..errors import DataError
+from ..processes import spawned
 from .drawing import (
     BACKGROUNDS,
     SUPERSAMPLING,
@@ -196,7 +195,7 @@ def _write_files(folder, workers):
         (folder / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids))
     ids = train + val
     keys = [(SEED, int(image_id.removeprefix("scene_"))) for image_id in ids]
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with spawned(workers or os.cpu_count()) as pool:
         list(pool.map(write_scene, [folder] * len(ids), ids, keys, chunksize=100))
 
 

@@ -44,7 +44,9 @@ def load_model(path, **expected):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; run the stage that trains it first")
+        raise UserError(
+            f"checkpoint {path} does not exist; run the stage that trains it, with --force if it is finished"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("weaktr", "null"))
