@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -468,6 +469,15 @@ def test_a_stage_is_not_current_when_one_before_it_is_not(go, notebooks, tmp_pat
     go({"lr": 0.2}, stages=["01"])
     table = capfd.readouterr().out.partition("Results in")[2]
     assert "01_first" in table and "02_second" not in table and "03_third" not in table
+
+
+def test_a_copy_of_a_stage_counts_in_another_run(go, notebooks, tmp_path, capfd):
+    first = go()
+    shutil.copytree(tmp_path / "run/01_first", tmp_path / "other/01_first")
+    capfd.readouterr()
+    runs.run({"t": 0.7}, tmp_path / "other", notebooks=notebooks)
+    assert "01_first · up to date, skipped" in capfd.readouterr().out
+    assert stages.finished_key(tmp_path / "other/01_first") == first["01_first"]
 
 
 def test_a_copy_of_a_notebook_is_no_stage(go, notebooks):

@@ -41,7 +41,7 @@ def pick_device(name="auto"):
 
 
 def allow_tf32(allowed):
-    """Whether a GPU may multiply float32 with the 10 bits of TF32; "fp32" means that it may not, anywhere."""
+    """Whether a GPU may multiply float32 with the 10 bits of TF32; in training, "fp32" means that it may not."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
