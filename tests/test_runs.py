@@ -443,8 +443,9 @@ input()
     process.stdin.flush()
     while process.stdout.readline() != "finished\n":  # the stage prints its results before
         assert process.poll() is None
-    go(stages=["01"])
+    go({"lr": 0.2}, stages=["01"])
     process.communicate("\n", timeout=30)
+    assert json.loads((tmp_path / "run/01_first/params.json").read_text())["lr"] == 0.2
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(go, tmp_path):

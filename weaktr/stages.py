@@ -277,6 +277,8 @@ class Stage:
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
+        if self._lock:
+            self._lock.lock.release(force=True)
         rows = [row[1:] for row in results_rows(records)]  # the stage is known here
         few = aligned(rows) if records else "no masks, so nothing was measured"
         print(few if len(records) <= MOST_ROWS else f"{len(records)} records in metrics.json", flush=True)
