@@ -71,7 +71,7 @@ def test_a_run_that_is_not_there(tmp_path, photograph):
     with pytest.raises(UserError) as caught:
         weaktr.predict(tmp_path / "nowhere", photograph)
     assert str(tmp_path / "nowhere" / "04_online_retraining" / "model.safetensors") in str(caught.value)
-    assert "run the stage that trains it first" in str(caught.value)
+    assert "run the stage that trains it, with --force if" in str(caught.value)
 
 
 def test_a_truncated_model_and_one_of_step_one(run_folder, tmp_path, photograph):
