@@ -392,10 +392,11 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
     (stage.folder / "resume.pt").touch()
     with pytest.raises(UserError, match=r"holds an unfinished stage \(lr 0.1 → 0.2\); choose another run_folder"):
         runs.open_stage("01_first", cell | {"lr": 0.2})
+    assert (runs.open_stage("01_first", cell).folder / "resume.pt").exists(), "the same parameters go on"
     (stage.folder / "resume.pt").unlink()
     with pytest.raises(UserError, match="holds an unfinished stage"):
         runs.open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
-    assert (runs.open_stage("01_first", cell).folder / "artefact.txt").exists(), "the same parameters go on"
+    assert (stage.folder / "artefact.txt").exists()
     with pytest.raises(ParameterError, match="lr: '1e-4' is of type str"):
         runs.open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
@@ -419,10 +420,9 @@ def test_looking_at_a_finished_stage_by_hand_leaves_its_record_alone(go, noteboo
     assert (folder / "manifest.json").read_bytes() == before["manifest.json"], "nothing was made anew"
 
 
-def test_a_stage_that_a_person_is_making_is_left_alone(go, notebooks, tmp_path, monkeypatch):
+def test_a_stage_that_a_person_is_making_is_left_alone(go, notebooks, tmp_path):
     """Until it is finished, or its kernel ends; the same kernel may open it again."""
     held = f"""
-import time
 from weaktr import runs, stages
 from pathlib import Path
 stages.NOTEBOOKS = Path({str(notebooks)!r})

@@ -65,14 +65,6 @@ class RunFolder:
         before, now = read_json(self.folder(stage) / "params.json"), self.parameters[stage]
         return finished_key(self.folder(stage)) == self.key(stage) and before.get("photograph") == now.get("photograph")
 
-    def sources(self, stage, notebooks):
-        """The stages that the code of a stage's notebook names as its inputs, and those that theirs name."""
-        cells = json.loads((notebooks / f"{stage}.ipynb").read_text(encoding="utf-8"))["cells"]
-        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        named = re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code)
-        direct = {other for other in named if other in self.stages and other < stage}
-        return direct.union(*(self.sources(other, notebooks) for other in direct))
-
 
 def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
     """Brings the stages of the run in `run_folder` up to date and prints the table of their results.
@@ -89,7 +81,10 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     selected = select(stages, declared)
     fingerprint = data_fingerprint(values)
     this = RunFolder(values, run_folder, declared, fingerprint)
-    sources = {name: this.sources(name, Path(notebooks)) for name in declared}
+    sources = {}  # of each stage: those that its notebook names as inputs, and those that theirs name
+    for name in declared:
+        direct = _inputs(Path(notebooks) / f"{name}.ipynb", sources)
+        sources[name] = set(direct).union(*(sources[other] for other in direct))
     pending = [name for name in selected if force or not this.up_to_date(name)]
     if FORKS and pending:
         load()
@@ -126,7 +121,8 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
                 ran = True
             print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
 
-    current = [name for name in declared if all(map(this.up_to_date, (name, *sources[name])))]
+    made = {name for name in declared if this.up_to_date(name)}
+    current = [name for name in declared if {name, *sources[name]} <= made]
     records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
     for record in records if as_published(preset, values) else ():
         record["published"] = published(preset, record)
@@ -151,6 +147,13 @@ def select(stages, declared):
             raise ParameterError(f"unknown stage {stage!r}{near(stage, declared)}; there are {', '.join(declared)}")
         chosen.update(found)
     return [name for name in declared if name in chosen]
+
+
+def _inputs(notebook, names):
+    """The stages that the code of a notebook names as its inputs."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return [name for name in re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code) if name in names]
 
 
 def short(path):

@@ -151,9 +151,9 @@ def worth_keeping(folder, key):
         return ""
     if finished_key(folder) is not None:
         return "a finished"
-    made = (path for place in folder.glob("*") if place.name != "figures" for path in (place, *place.rglob("*")))
     of_any = {"manifest.json", "params.json", "notebook.ipynb"}
-    return "an unfinished" if any(path.is_file() and path.name not in of_any for path in made) else ""
+    made = (path for path in folder.rglob("*") if path.parent != folder / "figures" and path.name not in of_any)
+    return "an unfinished" if any(path.is_file() for path in made) else ""
 
 
 def changes(folder, parameters):
@@ -212,10 +212,11 @@ class Stage:
         self.figures = folder / "figures"
         self.figures.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
-        self._manifest = read_json(folder / "manifest.json") | environment()
-        notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
-        self._manifest |= {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
+        self._manifest = read_json(folder / "manifest.json")
         if finished_key(folder) is None:
+            notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
+            own = {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
+            self._manifest |= environment() | own
             self._write()
 
     def _write(self):
@@ -269,10 +270,9 @@ class Stage:
         for record in records:
             if missing := {"list", "list_size", "metric", "value"} - record.keys():
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
-        spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with earlier passes under this key
-        self._manifest |= _usage() | {"end": _now(), "seconds": round(spent, 1)}
-        if finished_key(self.folder) is not None:
-            self._manifest = read_json(self.folder / "manifest.json")
+        if finished_key(self.folder) is None:
+            spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with passes before, same key
+            self._manifest |= _usage() | {"end": _now(), "seconds": round(spent, 1)}
         self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
