@@ -13,6 +13,7 @@ from test_runs import PARAMETERS, write_notebook
 from weaktr import plots_paper, presets, runs, stages, tables
 from weaktr.__main__ import main
 from weaktr.files import ASSETS
+from weaktr.plots import GREY
 
 
 @pytest.fixture(scope="module")
@@ -226,14 +227,22 @@ def test_sweep_figure_hollows_what_could_be_chance():
     )  # fmt: skip
     table = pd.DataFrame({"variant": ["a", "b", "c"], "measure": "mask", "value": [60.0, 61.0, 70.0], "list": "val",
                           "list_size": 9})  # fmt: skip
-    ax = plots_paper.sweep(found, table, "Title").axes[0]
-    faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
-    assert [face == "white" for face in faces] == [False, True, False]
-    assert "val (9 images) · 3 runs, a seed each" in ax.get_xlabel()
-    assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
+    ax, differences = plots_paper.sweep(found, table, "Title").axes
+    dots = [[line for line in one.lines if line.get_marker() == "o"] for one in (ax, differences)]
+    hollow = [[dot.get_markerfacecolor() == "white" for dot in line] for line in dots]
+    assert hollow == [[False, True, False], [True, False]]
+    assert [dot.get_xdata()[0] for dot in dots[1]] == [1, 10]
+    assert "val (9 images) · 3 random seeds" in ax.get_xlabel()
+    assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0", "70.0 ± 1.0"]
+    assert [text.get_text() for text in differences.texts] == ["", "+1.0", "+10.0"]
+    (narrow,) = plots_paper.sweep(found, table, "Title", plots_paper.COLUMN).axes
+    assert [text.get_text() for text in narrow.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
+    (alone,) = plots_paper.sweep(found.assign(difference=np.nan), table, "Title").axes
+    grey = [line.get_color() == GREY for line in alone.lines if line.get_marker() == "o"]
+    assert grey == [False, True, True], "only a baseline needs nothing to be compared with"
     found["runs"], found["oracle"], table["list"] = [3, 2, 3], True, "train_aug:1000"
     found["variant"] = table["variant"] = ["on oracle_noise=0.0", "refined attention", "c"]
     for width in (plots_paper.WIDTH, plots_paper.COLUMN):
         figure = plots_paper.sweep(found, table, "What a pixel's loss is held against", width)
-        assert "2–3 runs, a seed each · oracle" in " · ".join(check(figure)).replace("\n", " · ")
+        assert "2–3 random seeds · oracle" in " · ".join(check(figure)).replace("\n", " · ")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]

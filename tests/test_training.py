@@ -22,6 +22,9 @@ from weaktr.losses import cam_losses, gradient_clipping
 from weaktr.models import create_cam_model, create_segmenter, save_model
 from weaktr.train_cam import autocast, average_precision, classify, train_cam
 from weaktr.train_segmenter import (
+    ACTIVE,
+    COUNTS,
+    RECORDED,
     WATCHES,
     beside,
     clipping_counts,
@@ -554,8 +557,9 @@ def test_a_block_that_fails_ends_what_runs_beside_it():
 # ---------------------------------------------------------------- does clipping find noise
 
 
-def quality(*masks):
-    return clipping_quality(*clipping_counts(*masks).tolist())
+def quality(*masks, names=COUNTS):
+    counts = dict(zip(RECORDED, clipping_counts(*masks).tolist(), strict=True))
+    return clipping_quality(*(counts[name] for name in names))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -594,6 +598,17 @@ def test_clipping_quality_is_undefined_without_cases():
     unknown = pd.Series(quality(~nothing, labels, void))
     assert unknown["clipped_share"] == 1 and unknown[["noise", "precision", "recall"]].isna().all()
     assert pd.Series(quality(nothing, void, void)).isna().all()
+
+
+def test_batches_that_clip_are_counted_by_themselves():
+    """Where nothing is clipped nothing counts; elsewhere the whole batch does, clipped or not."""
+    labels, truth = torch.ones(2, 2, 2, dtype=torch.long), torch.ones(2, 2, 2, dtype=torch.long)
+    truth[0, 0] = 2
+    clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
+    assert pd.Series(quality(clipped, labels, truth, names=ACTIVE)).isna().all()
+    clipped[0, 0, 0] = clipped[1, 1, 1] = True
+    expected = {"clipped_share": 2 / 8, "noise": 2 / 8, "precision": 1 / 2, "recall": 1 / 2}
+    assert quality(clipped, labels, truth, names=ACTIVE) == quality(clipped, labels, truth) == expected
 
 
 # ---------------------------------------------------------------- precision

@@ -107,7 +107,7 @@ def co_occurrence(matrix, names):
         share = 100 * matrix / np.diag(matrix)[:, None]
     np.fill_diagonal(share, np.nan)
     title = "Images of the row's class that\nalso show the column's class (%)"
-    return _square(share, names, "{:.0f}".format, height=1.2, title=title)
+    return _square(share, names, "{:.0f}".format, height=1.2, high=100, title=title)
 
 
 # ── 01 · CAM training ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,9 +174,9 @@ def head_weights(weights, std):
         )
     middle = weights.mean(1)
     strip.hlines(middle, np.arange(1, layers + 1) - 0.36, np.arange(1, layers + 1) + 0.36, color=BLACK, linewidth=1.5)
-    strip.set(title="Distribution per layer (line: mean), ± std", xlabel="layer")
+    strip.set(title="Per layer, enlarged (line: mean), ± std", xlabel="layer")
     strip.set_xticks(range(1, layers + 1))
-    strip.set_ylim(0, 1.05 * max(1, weights.max()))
+    strip.ticklabel_format(axis="y", useOffset=False)
     strip.grid(False, axis="x")
     if heads <= 8:
         figure.legend(loc="outside lower center", ncols=heads, columnspacing=1, handletextpad=0.2)
@@ -191,7 +191,7 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
     oracle. Second panel: columns false_positive and false_negative (% of a class' union with its truth, mean over
     classes).
     """
-    errors = {"false_positive": "called a class wrongly", "false_negative": "missed of a class"}
+    errors = {"false_positive": "false positives", "false_negative": "false negatives"}
     figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots(1, 2)
     x = curve["threshold"]
@@ -209,7 +209,7 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
     axes[0].set(title="Seed mIoU (%)", ylim=(0, None))
     for (column, label), colour, dashes in zip(errors.items(), (ORANGE, GREEN), LINES):
         axes[1].plot(x, curve[column], color=colour, linestyle=dashes, label=label)
-    axes[1].set(title="Errors (% of the union)", ylim=(0, None))
+    axes[1].set(title="Errors, mean over classes (% of the union)", ylim=(0, None))
     for ax in axes:
         ax.set(xlabel="background score t", xlim=(x.min(), x.max()))
     figure.legend(loc="outside lower center", ncols=2)
@@ -290,15 +290,18 @@ def crf_gain(table):
 # ── 04 · online retraining ────────────────────────────────────────────────────────────────────────────────────────
 @style()
 def clipping_history(history, start_value=None):
-    """Clipping over training: DataFrame epoch, loss, loss_unclipped and the pixels of `train_segmenter.COUNTS`.
+    """Clipping over training: DataFrame epoch, loss, loss_unclipped and what `train_segmenter` has RECORDED of pixels.
 
-    Faint: as logged; bold: the last 25th of the training together, shares of all its pixels. Precision and recall begin
-    with the clipping. `start_value` is the loss from which on pixels are clipped.
+    Faint: as logged; bold: the last 25th of the training together, shares of all its pixels. Below, from the first
+    clipped pixel on, precision, recall and chance are those of the iterations that clip. `start_value` is the loss from
+    which on pixels are clipped.
     """
-    figure = Figure(figsize=(WIDTH, 4.9))
-    loss, share, finds = figure.subplots(3, 1, sharex=True, height_ratios=[1.3, 0.8, 1.1])
-    rolling, epoch = history.rolling(max(1, len(history) // 25), min_periods=1), history["epoch"]
-    means, sums, clipping = rolling.mean(), rolling.sum(), history["clipped"].cumsum() > 0
+    figure = Figure(figsize=(WIDTH, 5.2))
+    loss, share, finds = figure.subplots(3, 1, height_ratios=[1.3, 0.8, 1.1])
+    window, epoch = max(1, len(history) // 25), history["epoch"]
+    rolling, clipping = history.rolling(window, min_periods=1), history["clipped"].cumsum() > 0
+    means, sums = rolling.mean(), rolling.sum()
+    whole = clipping.rolling(window).min() == 1  # before that, a few pixels would stand for all
     for column, colour, dashes, label in (
         ("loss_unclipped", GREY, "--", "before clipping"),
         ("loss", BLUE, "-", "after clipping"),
@@ -310,18 +313,19 @@ def clipping_history(history, start_value=None):
             start_value, color=VERMILLION, linestyle=":", linewidth=1.2, label=f"start value {start_value:.2f}"
         )
     share.plot(epoch, history["clipped"] / history["labelled"], color=BLUE, alpha=0.25, linewidth=0.7)
-    share.plot(epoch, sums["clipped"] / sums["labelled"], color=BLUE)
-    for part, whole, colour, dashes, label in (
+    share.plot(epoch, (sums["clipped"] / sums["labelled"]).where(whole), color=BLUE)
+    for part, of, colour, dashes, label in (
         ("clipped_wrong", "clipped_known", BLUE, "-", "precision: clipped pixels whose label is wrong"),
-        ("clipped_wrong", "wrong", ORANGE, "-.", "recall: wrong labels that are clipped"),
-        ("wrong", "known", BLACK, ":", "wrong labels among all pixels (clipping at random)"),
+        ("clipped_wrong", "wrong_active", ORANGE, "-.", "recall: wrong labels that are clipped"),
+        ("wrong_active", "known_active", BLACK, ":", "wrong labels among all pixels (clipping at random)"),
     ):
-        shown = (sums[part] / sums[whole]).where(clipping | (part == "wrong"))
-        finds.plot(epoch, shown, color=colour, linestyle=dashes, label=label)
-    loss.set(title="Loss", ylim=(0, None))
+        finds.plot(epoch, (sums[part] / sums[of]).where(whole), color=colour, linestyle=dashes, label=label)
+    loss.set(title="Loss (faint: as logged)", ylim=(0, None))
     share.set(title="Share of clipped pixels", ylim=(0, None))
-    finds.set(title="Does clipping find label noise?", ylim=(0, None), xlabel="epoch")
+    finds.set(title="Does clipping find label noise? Iterations that clip", ylim=(0, None), xlabel="epoch")
     for ax in (share, finds):
+        if clipping.iloc[:-1].any():
+            ax.set_xlim(epoch[clipping].iloc[0], epoch.iloc[-1])
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.yaxis.set_major_locator(MaxNLocator(4))
     loss.legend(loc="upper right", ncols=3)
@@ -335,7 +339,8 @@ def confusion(matrix, names):
     """Confusion matrix (K, K) of pixels, truth in rows, as the percentage of each row; under 0.5 % left blank."""
     matrix = np.asarray(matrix, float)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    labels = {"title": "Pixels of each true class (%)", "xlabel": "predicted", "ylabel": "true"}
+    title = "Where each class' pixels go (%)" + ("\nblank: below 0.5" if len(names) <= SMALL else "")
+    labels = {"title": title, "xlabel": "predicted", "ylabel": "true"}
     return _square(share, names, lambda x: f"{x:.0f}" if x >= 0.5 else "", height=1.0, high=100, **labels)
 
 
@@ -351,12 +356,16 @@ def size_against_iou(table):
     ax.plot(middle, mean, "-o", color="white", linewidth=4, markersize=8)
     ax.plot(middle, mean, "-o", color=BLACK, linewidth=1.8, label="mean of each sixth, by size")
     ax.set_xscale("log")
+    missed = f"{(table['iou'] == 0).sum()} of {len(table)} at zero"
+    ax.annotate(missed, (1, 0), (0, 8), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=7.5)
     low, high = table["size"].min() * 0.9, table["size"].max() * 1.1
     ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 2, 5, 10, 20, 40, 80) if low <= tick <= high]
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(title="IoU of each class in an image (%)", xlabel="size (% of the image)", xlim=(low, high), ylim=(-2, 102))
+    ax.set(
+        title="IoU of each class in an image (%)", xlabel="size (% of the image, log)", xlim=(low, high), ylim=(-2, 102)
+    )
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

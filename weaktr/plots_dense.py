@@ -58,8 +58,11 @@ def use_style():
 
 
 def colour_mask(mask):
-    """Mask (H, W) → RGB uint8 (H, W, 3) in the palette of VOC, void nearly white."""
-    colours = np.array(palette(), np.uint8).reshape(256, 3)
+    """Mask (H, W) → RGB uint8 (H, W, 3) in the hues of VOC's palette, void nearly white.
+
+    Lighter than in the files, where some classes can hardly be told from the black of the background.
+    """
+    colours = np.uint8(255 * np.sqrt(np.array(palette()).reshape(256, 3) / 255))
     colours[255] = VOID_COLOUR
     return colours[np.asarray(mask, np.uint8)]
 
@@ -188,7 +191,7 @@ def cam_stages(rows, class_names):
     Each row is a dict: image, class_index (from 0), coarse, attention, fused, fine (maps), truth (mask). Negative
     values count as 0 and every map is stretched to 0..1 by itself; the white line is the truth's outline.
     """
-    stages = {"coarse": "coarse CAM", "attention": "cross attention", "fused": "fused CAM", "fine": "fine CAM"}
+    stages = {"coarse": "coarse CAM", "attention": "attention CAM", "fused": "fused CAM", "fine": "fine CAM"}
     titles = ["image", *stages.values(), "truth"]
     names = [class_names[row["class_index"]] for row in rows]
     figure, axes = _grid([row["image"].shape[:2] for row in rows], len(titles), titles, names)
@@ -227,14 +230,16 @@ def attention_gallery(image, maps, weights, class_name, first=(0, 0)):
     first: layer and head, from 0, of the first tile.
     """
     layers, heads = weights.shape
-    ratio, tile = image.shape[0] / image.shape[1], (WIDTH - 0.3) / (layers + 2)
-    figure = Figure(
-        figsize=(WIDTH, max(heads * (tile * ratio + 0.2), 2 * tile * ratio + 0.4) + 0.8), layout="constrained"
-    )
+    columns = min(2, layers)  # of the image beside them
+    ratio, tile = image.shape[0] / image.shape[1], min(2.0, (WIDTH - 0.3) / (layers + columns))
+    height = max(heads * (tile * ratio + 0.2), columns * tile * ratio + 0.4) + 0.8
+    figure = Figure(figsize=(tile * (layers + columns) + 0.3, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.025, h_pad=0.02, wspace=0, hspace=0)
-    cells = figure.add_gridspec(heads, layers + 2)
+    cells = figure.add_gridspec(heads, layers + columns)
     norm, colours = Normalize(0, max(1, weights.max())), mpl.colormaps["cividis"]
-    tiles = np.array([[figure.add_subplot(cells[head, 2 + layer]) for head in range(heads)] for layer in range(layers)])
+    tiles = np.array(
+        [[figure.add_subplot(cells[head, columns + layer]) for head in range(heads)] for layer in range(layers)]
+    )
     for (layer, head), ax in np.ndenumerate(tiles):
         weight = weights[layer, head]
         _bare(ax)
@@ -245,11 +250,11 @@ def attention_gallery(image, maps, weights, class_name, first=(0, 0)):
             ax.set_xlabel(f"layer {first[0] + layer + 1}", fontsize=6.5)
         if layer == 0:
             ax.set_ylabel(f"head {first[1] + head + 1}", fontsize=7)
-    picture = figure.add_subplot(cells[:, :2])
+    picture = figure.add_subplot(cells[:, :columns])
     _bare(picture)
     _show(picture, image)
     picture.set_anchor("N")
-    _title(picture, f"attention of “{class_name}”", 2 * tile)
+    _title(picture, f"attention of “{class_name}”", columns * tile)
     bar = mpl.cm.ScalarMappable(norm, colours)
     figure.colorbar(bar, ax=tiles.ravel(), location="bottom", shrink=0.5, aspect=40, label="weight in the fusion")
     return figure
@@ -308,7 +313,8 @@ def clipped_pixels(rows, class_names):
         drawn = line[4].imshow(row["loss"], cmap=HEAT, vmin=0, vmax=greatest)
         _codes(line[5], np.select([void, wrong & clipped, clipped, wrong], [4, 1, 2, 3], 0), CLIPPING)
         precision, recall = ("–" if np.isnan(share) else f"{share:.0%}" for share in (score.precision, score.recall))
-        line[3].set_xlabel(f"{np.nan_to_num(score.wrong):.0%} wrong", fontsize=7, labelpad=2)
+        share = np.nan_to_num(score.wrong)
+        line[3].set_xlabel(f"{share:.{int(share < 0.1)}%} wrong", fontsize=7, labelpad=2)
         line[5].set_xlabel(f"precision {precision}\nrecall {recall}", fontsize=7, labelpad=2)
     figure.colorbar(
         drawn, ax=axes, location="bottom", shrink=0.4, aspect=40, extend="max", label="cross entropy before clipping"

@@ -3,11 +3,13 @@ new matplotlib Figure out, two columns (WIDTH) wide or one (COLUMN)."""
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .plots import list_rows
+from .plots import GREY, list_rows
 from .plots_dense import BLACK, BLUE, COLUMN, GREEN, ORANGE, VERMILLION, WIDTH, style
 from .statistics import runs_in_words, variant_in_words
 
@@ -28,40 +30,61 @@ def main_rows(found):
 def sweep(found, table, title, width=WIDTH):
     """The variants of a sweep: DataFrames of `sweep_results.summary` (one row a variant or measure) and `results`.
 
-    Strokes are seeds, the dot is their mean, the line its bootstrap interval. Hollow: the paired difference from the
-    baseline (dashed where there is but one) could be chance, or is not known.
+    Strokes are random seeds, the dot is their mean, the line its bootstrap interval. Where there is room, a second
+    panel shows the paired differences from the baseline. Hollow: the difference's interval holds zero; grey: nothing
+    to compare with.
     """
     by_measure, narrow = bool(found["by_measure"].iloc[0]), width <= COLUMN
     name, rows = "measure" if by_measure else "variant", main_rows(found)
     values = table if by_measure else table[table["measure"] == rows["measure"].iloc[0]]
-    figure = Figure(figsize=(width, 0.27 * len(rows) + (2.15 if narrow else 1.15)))
-    ax = figure.subplots()
+    compared = rows["difference"].notna()
+    panels = 1 if narrow or not compared.any() else 2
+    figure = Figure(figsize=(width, 0.27 * len(rows) + (2.15 if narrow else 1.3)))
+    (ax, *others) = figure.subplots(1, panels, squeeze=False, width_ratios=[1.6, 1][:panels])[0]
     base = rows[rows["is_baseline"]]
     for y, row in enumerate(rows.itertuples()):
         dots = values[values[name] == getattr(row, name)]["value"]
         ax.plot(dots, np.full(len(dots), y + 0.26), "|", color=BLACK, markersize=4, markeredgewidth=0.9)
-        told = row.is_baseline or row.difference_low > 0 or row.difference_high < 0
-        if np.isfinite(row.low):
-            ax.plot([row.low, row.high], [y, y], color=BLUE, linewidth=1.2, zorder=3)
-        ax.plot(row.mean, y, "o", color=BLUE, markerfacecolor=BLUE if told else "white", markersize=6, zorder=4)
+        told, known = row.difference_low > 0 or row.difference_high < 0, np.isfinite(row.difference)
+        colour = BLUE if known or row.is_baseline else GREY
+        look = {"color": colour, "markerfacecolor": "white" if known and not told else colour, "markersize": 6}
+        for panel, low, mean, high in (
+            (ax, row.low, row.mean, row.high),
+            *((other, row.difference_low, row.difference, row.difference_high) for other in others if known),
+        ):
+            if np.isfinite(low):
+                panel.plot([low, high], [y, y], color=colour, linewidth=1.2, zorder=3)
+            panel.plot(mean, y, "o", zorder=4, **look)
     if len(base) == 1:
-        ax.axvline(base["mean"].iloc[0], color="0.45", linestyle="--", linewidth=1, zorder=1)
-    texts = rows["mean"].map("{:.1f}".format)
-    for column, form in (("std", " ± {:.1f}"), ("difference", "  {:+.1f}")):
-        texts += [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in rows[column]]
+        ax.axvline(base["mean"].iloc[0], color=GREY, linestyle="--", linewidth=1, zorder=1)
+    means, spreads, differences = (
+        [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in rows[column]]
+        for column, form in (("mean", "{:.1f}"), ("std", " ± {:.1f}"), ("difference", "{:+.1f}"))
+    )
+    beside = [f"  {text}" if narrow and text else "" for text in differences]
+    texts = [mean + spread + difference for mean, spread, difference in zip(means, spreads, beside)]
     list_rows(ax, rows[name].map(variant_in_words), texts)
+    for other in others:
+        list_rows(other, [""] * len(rows), differences)
+        other.axvline(0, color=GREY, linestyle="--", linewidth=1, zorder=1)
+        other.set(title="Paired difference", xlabel="points of mIoU")
     lists = ", ".join(f"{a} ({b} images)" for a, b in values[["list", "list_size"]].drop_duplicates().to_numpy())
     what = "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
     runs = runs_in_words(rows["runs"]) + (" · oracle" if rows["oracle"].any() else "")
-    right = "right: mean ± SD" + (", paired difference" if rows["difference"].notna().any() else "")
-    ax.set(title=title, xlabel=("\n" if narrow else " · ").join([what, lists, runs, right]))
+    right = "right: mean ± SD" + (", paired difference" if narrow and compared.any() else " over seeds")
+    ax.set(title=textwrap.fill(title, 40 if narrow else 60), xlabel="\n".join([what, f"{lists} · {runs}", right]))
+    dot = {"color": BLUE, "marker": "o"}
     marks = [
-        Line2D([], [], color=BLUE, marker="o", label="mean, 95 % interval"),
-        *([Line2D([], [], color="0.45", linestyle="--", label="baseline")] if len(base) == 1 else []),
-        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label="chance, or not compared"),
-        Line2D([], [], color=BLACK, marker="|", linestyle="", label="one seed"),
+        Line2D([], [], **dot, label="mean, 95 % interval"),
+        Line2D([], [], color=BLACK, marker="|", linestyle="", label="one random seed"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else 4)
+    if compared.any():
+        marks.append(Line2D([], [], color=GREY, linestyle="--", label="baseline"))
+        told = "difference's interval holds 0"
+        marks.append(Line2D([], [], **dot, markerfacecolor="white", linestyle="", label=told))
+    if not (compared | rows["is_baseline"]).all():
+        marks.append(Line2D([], [], color=GREY, marker="o", linestyle="", label="not compared"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else 5, columnspacing=1.2)
     return figure
 
 
@@ -133,19 +156,21 @@ def published(table):
 @style()
 def head_correlation(correlation, heads):
     """How alike the heads look: correlation (L·H, L·H) of their class attention maps, heads of a layer side by side."""
-    correlation = np.asarray(correlation, float)
-    layers = len(correlation) // heads
+    correlation = np.array(correlation, float)
+    np.fill_diagonal(correlation, np.nan)
+    layers, most = len(correlation) // heads, np.nanmax(np.abs(correlation), initial=0.1)
     figure = Figure(figsize=(COLUMN, 0.88 * COLUMN))
     ax = figure.subplots()
-    picture = ax.imshow(correlation, cmap="cividis", vmin=min(0, correlation.min()), vmax=1)
+    picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-most, vmax=most)
     ax.grid(False)
     middle = np.arange(layers) * heads + (heads - 1) / 2
     ax.set_xticks(middle, range(1, layers + 1))
     ax.set_yticks(middle, range(1, layers + 1))
     ax.tick_params(length=0)
     for edge in np.arange(1, layers) * heads - 0.5:
-        ax.axhline(edge, color="white", linewidth=1)
-        ax.axvline(edge, color="white", linewidth=1)
-    ax.set(title=f"Correlation between heads ({heads} a layer)", xlabel="layer", ylabel="layer")
+        ax.axhline(edge, color="0.7", linewidth=1)
+        ax.axvline(edge, color="0.7", linewidth=1)
+    title = f"Correlation between heads ({heads} a layer)\nmean {np.nanmean(correlation):.2f}, diagonal left blank"
+    ax.set(title=title, xlabel="layer", ylabel="layer")
     figure.colorbar(picture, ax=ax, shrink=0.9)
     return figure

@@ -74,9 +74,9 @@ def _interval(samples):
 
 
 def runs_in_words(numbers):
-    """How many runs each of several means rests on, for a caption: "3 runs, a seed each", or "2–3 runs, …"."""
+    """How many runs each of several means rests on, for a caption: "3 random seeds", or "2–3 random seeds"."""
     few, many = min(numbers), max(numbers)
-    return f"{few if few == many else f'{few}–{many}'} run{'s' if many > 1 else ''}, a seed each"
+    return f"{few if few == many else f'{few}–{many}'} random seed{'s' if many > 1 else ''}"
 
 
 def variant_in_words(variant):
@@ -88,7 +88,7 @@ def variant_in_words(variant):
 def verdict(found, name, baseline):
     """What a difference says, in a sentence computed from its numbers."""
     name, baseline = variant_in_words(name), variant_in_words(baseline)
-    seeds = f"{found.seeds} seeds" if found.seeds > 1 else "1 seed, so over images only"
+    seeds = f"{found.seeds} random seeds" if found.seeds > 1 else "1 random seed, so over images only"
     digits = 1 if min(abs(found.low), abs(found.high)) >= 0.05 else 2  # no edge that is not zero reads 0.0
     interval = f"{100 * LEVEL:.0f} % interval {found.low:+.{digits}f} to {found.high:+.{digits}f}"
     numbers = f"{found.value:+.1f} points ({interval}, {seeds})".replace("-", "−")

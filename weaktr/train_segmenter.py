@@ -20,6 +20,8 @@ from .train_cam import autocast, keep, restore
 ENCODER_FACTOR = 0.1  # learning rate of the encoder relative to the decoder's
 WATCHES = 20  # how often the watched images are looked at during training
 COUNTS = ("labelled", "clipped", "known", "clipped_known", "wrong", "clipped_wrong")  # pixels, see `clipping_counts`
+ACTIVE = ("labelled_active", "clipped", "known_active", "clipped_known", "wrong_active", "clipped_wrong")
+RECORDED = tuple(dict.fromkeys(COUNTS + ACTIVE))
 RECORDS = 5000  # rows of a history at most, and a last one per epoch: COCO14 has two million iterations
 
 
@@ -56,7 +58,7 @@ def train_segmenter(
     Wherever the samples carry the truth, it is used for one thing: to record how many clipped pixels had a wrong
     label (precision), how many wrong labels were clipped (recall), and how many there were (noise).
     → history, one row per iteration, or over several of a long training: iteration (the last of them), the means of the
-    losses, COUNTS of pixels and their shares, images per second with all waiting; `wait_share` is the share of the
+    losses, RECORDED pixels, the shares of COUNTS, images per second with all waiting; `wait_share` is the share of the
     epoch's time until then that went by in waiting for data.
     """
     device = next(model.parameters()).device
@@ -103,7 +105,7 @@ def train_segmenter(
                 row = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan}
                 row["lr"] = optimizer.param_groups[1]["lr"]
                 row |= zip(("loss", "loss_unclipped"), torch.stack(losses).mean(0).tolist())
-                row |= zip(COUNTS, torch.stack(counts).sum(0).tolist())
+                row |= zip(RECORDED, torch.stack(counts).sum(0).tolist())
                 row |= clipping_quality(*(row[name] for name in COUNTS))
                 row["images_per_second"] = len(losses) * batch_size / (time.perf_counter() - start)
                 row["wait_share"] = loader.wait_share
@@ -173,18 +175,21 @@ def watch_clipping(model, images, labels, start_value, cell, scope, path):
 
 
 def clipping_counts(clipped, labels, truth):
-    """COUNTS of pixels in (B,h,w), void 255 → (6,) on their device: reading them at every step would wait for a GPU.
+    """RECORDED pixels of (B,h,w), void 255 → (9,) on their device: reading them at every step would wait for a GPU.
 
-    Labelled and, of these, clipped; the same two of those with a known truth, and of those with a wrong label.
+    COUNTS: labelled and, of these, clipped; the same two of those with a known truth, and of those with a wrong label.
+    ACTIVE has the same, but no pixel of a batch in which nothing is clipped: such batches have a larger loss and more
+    wrong labels, so what chance would find where clipping is at work is told by the others.
     """
     labelled = labels != 255
     known = labelled & (truth != 255)
-    wrong = known & (labels != truth)
-    return torch.stack([mask.sum() for one in (labelled, known, wrong) for mask in (one, clipped & one)])
+    parts = labelled, known, known & (labels != truth)
+    counts = [mask.sum() for one in parts for mask in (one, clipped & one)]
+    return torch.stack(counts + [one.sum() * clipped.any() for one in parts])
 
 
 def clipping_quality(labelled, clipped, known, clipped_known, wrong, clipped_wrong):
-    """Does clipping find label noise? COUNTS, added up over any number of batches → shares in 0…1, NaN where undefined.
+    """Does clipping find label noise? COUNTS (or ACTIVE), added up over batches → shares in 0…1, NaN where undefined.
 
     clipped_share: of all labelled pixels; noise: labels that differ from the truth; precision: clipped pixels whose
     label is wrong; recall: wrong labels that were clipped.
