@@ -28,7 +28,7 @@ from weaktr.models import create_cam_model
 from weaktr.models.cam import cam_variant
 from weaktr.train_cam import pick_device
 
-BACKBONE, CLASSES, IMAGES, SIZE, SCALES = "deit_small_patch16_224", 20, 4, (375, 500), (1.0, 1.2)
+BACKBONE, CLASSES, IMAGES, SIZE, SCALES = "deit_small_patch16_224", 20, 3, (375, 500), (1.0, 1.2)
 
 
 class Photographs:

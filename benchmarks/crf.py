@@ -41,7 +41,7 @@ class Pictures:
         return {c: [cam.astype(np.float32)] for c, cam in smooth.items()}
 
 
-def main(images=20, processes=2):
+def main(images=30, processes=2):
     """The same images in every way, their labels written to a new folder each time."""
     from side_by_side import measure  # torch: what a started process imports again should be what notebook 03 needs
 
@@ -60,7 +60,7 @@ def main(images=20, processes=2):
                 "a plain loop": lambda: refine(lambda job: [job(image_id) for image_id in ids]),
                 f"{processes} processes": lambda: refine(lambda job: parallel(job, ids, processes)),
             },
-            rounds=3,
+            rounds=2,
             name="crf",
         )
 

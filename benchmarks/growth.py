@@ -4,7 +4,7 @@
 
 Time and memory of a forward pass as CAM generation has it and of a training step, each point in a process of its own.
 By size both ways are measured, maps kept and made anew, since the network changes from one to the other as images grow.
-A step is run once to warm up and three times measured: the median time, and the peak of memory above what the process
+A step is run once to warm up and twice measured: the mean time, and the peak of memory above what the process
 held before. Printed and drawn with fitted exponents as figures/cost_growth.{png,pdf}, the numbers beside it as CSV.
 """
 
@@ -35,7 +35,7 @@ from weaktr.stages import environment
 BACKBONE, PATCH = "deit_small_patch16_224", 16
 ONE = {"size": 224, "batch": 1, "classes": 20}
 SWEEPS = {
-    "size": [ONE | {"size": size, "keep_maps": keep} for keep in (True, False) for size in (224, 320, 448, 608, 768)],
+    "size": [ONE | {"size": size, "keep_maps": keep} for keep in (True, False) for size in (224, 320, 448, 768)],
     "batch": [ONE | {"batch": batch} for batch in (1, 2, 4, 8)],
     "classes": [ONE | {"classes": classes} for classes in (20, 45, 90)],
 }
@@ -84,8 +84,8 @@ def generation(images):
     return way
 
 
-def cost(make, settings, times=3):
-    """Seconds, the median, and peak bytes of the function that `make` builds, once it has run before."""
+def cost(make, settings, times=2):
+    """Seconds, the mean, and peak bytes of the function that `make` builds, once it has run before."""
     way, seconds = make(**settings), []
     way()
     gc.collect()
@@ -97,7 +97,7 @@ def cost(make, settings, times=3):
         way()
         seconds.append(time.perf_counter() - start)
     peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    return float(np.median(seconds)), peak - before
+    return float(np.mean(seconds)), peak - before
 
 
 def in_a_process(make, settings):
@@ -127,9 +127,10 @@ def draw(table):
             ends = {}
             for kind, points in table[table["quantity"] == quantity].groupby("kind", sort=False):
                 colour, marker, line = KINDS[kind]
-                handles[kind] = ax.plot(points["x"], points[measure], line, color=colour, marker=marker)[0]
+                shown = f"{kind}, maps kept" if kind in ("forward", "training step") else kind  # as they are at 224 px
+                handles[shown] = ax.plot(points["x"], points[measure], line, color=colour, marker=marker)[0]
                 power = round(fitted.loc[(quantity, kind), measure], 2) + 0.0  # no -0.00
-                ends[points[measure].iloc[-1]] = f"{power:.2f}", colour, points["x"].iloc[-1]
+                ends[points[measure].iloc[-1]] = f"{power:.2f}".replace("-", "−"), colour, points["x"].iloc[-1]
             ticks = table[table["quantity"] == quantity]["x"].unique()
             ax.set(
                 xscale="log", yscale="log", xlim=(ticks.min() / 1.15, ticks.max() ** 1.16 / ticks.min() ** 0.16 * 1.4)
@@ -144,7 +145,7 @@ def draw(table):
         column[1].set_xlabel(label)
     for ax, text in zip(axes[:, 0], ("seconds", "megabytes above rest")):
         ax.set_ylabel(text)
-    handles["number: the fitted exponent"] = Line2D([], [], linestyle="")
+    handles["number: the exponent that fits the line"] = Line2D([], [], linestyle="")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, handlelength=2.5)
     return figure
 
@@ -178,7 +179,7 @@ def main(folder="figures"):
     print(f"exponents, size by the number of tokens\n{fitted.round(2).to_string(index=False)}", flush=True)
     drawn = draw(table)
     drawn.savefig(f"{figure}.pdf", metadata={"CreationDate": None})
-    drawn.savefig(f"{figure}.png")
+    drawn.savefig(f"{figure}.png", dpi=150)
 
 
 if __name__ == "__main__":

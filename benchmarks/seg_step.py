@@ -101,8 +101,8 @@ def compare(samples, crop, batch):
             name=name,
         )
         profile(lambda p=precision: step(clipping, p), name)
-    loader = EpochLoader(samples, batch, 0, range(3), 1)
-    for _ in range(3):
+    loader = EpochLoader(samples, batch, 0, range(2), 1)
+    for _ in range(2):
         for images, labels, truth in loader:
             images, labels, truth = (part.to(device) for part in (images, labels, truth))
             step(clipping, "auto")

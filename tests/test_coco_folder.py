@@ -117,7 +117,7 @@ def opened(folder, text=None):
 
 def test_a_folder_is_read(folder):
     data = opened(folder)
-    assert data.classes == ("cat", "dog") and data.num_classes == 3 and not data.has_masks
+    assert data.classes == ("cat", "dog") and not data.has_masks
     assert data.ids("train") == ["a b__Ünder", "a b__two"]
     assert data.ids("val") == ["three"] and len(data.ids("all")) == 3
     assert [data.labels(i).tolist() for i in data.ids("all")] == [[1, 1], [0, 1], [0, 0]]

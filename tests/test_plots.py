@@ -222,7 +222,7 @@ def test_best_typical_worst(scenes):
 @pytest.mark.parametrize("names", [CLASSES, VOC_CLASSES])
 def test_data_charts(rng, names):
     counts = pd.Series(rng.integers(1, 5000, len(names)), names)
-    figure = plots.class_frequencies(counts)
+    figure = plots.per_class_bars(counts, "Images that show each class", "images")
     assert f"{counts.max():,}" in check(figure)
     np.testing.assert_array_equal([bar.get_width() for bar in figure.axes[0].patches], sorted(counts, reverse=True))
 
@@ -358,9 +358,18 @@ def test_stage_bars():
         True,
         False,
     ]
-    check(plots.stage_bars(results[["stage", "value"]]))
-    gap = plots.stage_bars(pd.DataFrame({"stage": ["a", "b", "c"], "value": [50.0, np.nan, 70.0]}))
+    gap = plots.stage_bars(results.assign(value=[50.0, np.nan, 70.0]))
     assert [text.get_text() for text in gap.axes[0].texts] == ["50.0", "absent", "70.0"]
+
+
+def test_score_histogram_parts_background_and_objects():
+    counts = np.zeros(1000)
+    counts[100:110], counts[805:815] = 60, 20
+    figure = plots.score_histogram(counts, 0.47, "Otsu of the CAMs, no mask")
+    assert "chosen, Otsu of the CAMs, no mask: t = 0.47" in check(figure)
+    heights = {round(bar.get_x(), 2): bar.get_height() for bar in figure.axes[0].patches if bar.get_height()}
+    assert heights == pytest.approx({0.1: 75, 0.8: 25})
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches if bar.get_height()}) == 2
 
 
 def test_curves_name_the_best_of_each():

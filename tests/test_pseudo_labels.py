@@ -12,7 +12,7 @@ from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
 from weaktr.metrics import seed_mask
-from weaktr.pseudo_labels import blind_threshold, noisy_truth, parallel, refine_file, refine_seed
+from weaktr.pseudo_labels import blind_threshold, noisy_truth, parallel, refine_file, refine_seed, strongest_histogram
 
 
 def random_cams(classes, shape=(40, 50), seed=0):
@@ -125,39 +125,39 @@ def test_an_error_in_a_process_arrives_as_itself():
         parallel(fail_at_three, list(range(5)), 1)
 
 
+def refined(dataset, image_id, cams):
+    found = load_cams(cams / f"{image_id}.npz")
+    return refine_seed(dataset.image(image_id), dataset.labels(image_id), found, 0.5, "voc")[1]
+
+
 def test_files_are_refined_once(tiny_dataset, tmp_path):
     cams, output = tmp_path / "cams", tmp_path / "labels"
     cams.mkdir(), output.mkdir()
     image_id = tiny_dataset.ids("train")[0]
     planted = planted_cams(tiny_dataset.mask(image_id), tiny_dataset.labels(image_id))
     save_cams(cams / f"{image_id}.npz", planted, tiny_dataset.mask(image_id).shape)
-    job = {"dataset": tiny_dataset, "cams": cams, "threshold": 0.5, "settings": "voc"}
-    seed, label = refine_file(image_id, **job)
-    assert refine_file(image_id, **job, output=output) is None
+    job = {"dataset": tiny_dataset, "cams": cams, "threshold": 0.5, "settings": "voc", "output": output}
+    refine_file(image_id, **job)
     path = output / f"{image_id}.png"
-    assert (read_label_png(path) == label).all() and list(output.iterdir()) == [path]
-    expected = refine_seed(
-        tiny_dataset.image(image_id), tiny_dataset.labels(image_id), load_cams(cams / f"{image_id}.npz"), 0.5, "voc"
-    )
-    assert (seed == expected[0]).all() and (label == expected[1]).all()
+    assert (read_label_png(path) == refined(tiny_dataset, image_id, cams)).all() and list(output.iterdir()) == [path]
     os.utime(path, (1, 1))
     (cams / f"{image_id}.npz").unlink()  # not even read again
-    assert refine_file(image_id, **job, output=output) is None
+    refine_file(image_id, **job)
     assert path.stat().st_mtime == 1
 
 
 def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
     """Broken off at the third image: the two that are whole stay, and half a file of a killed process is no label."""
-    cams, output, ids, refined, stop = tmp_path / "cams", tmp_path / "labels", tiny_dataset.ids("val"), [], [2]
+    cams, output, ids, calls, stop = tmp_path / "cams", tmp_path / "labels", tiny_dataset.ids("val"), [], [2]
     output.mkdir()
     for image_id in ids:
         mask = tiny_dataset.mask(image_id)
         save_cams(cams / f"{image_id}.npz", planted_cams(mask, tiny_dataset.labels(image_id)), mask.shape)
 
     def interrupted(*arguments):
-        if len(refined) in stop:
+        if len(calls) in stop:
             raise KeyboardInterrupt
-        refined.append(arguments)
+        calls.append(arguments)
         return refine_seed(*arguments)
 
     monkeypatch.setattr(pseudo_labels, "refine_seed", interrupted)
@@ -168,13 +168,12 @@ def test_an_interrupted_refinement_goes_on(tiny_dataset, tmp_path, monkeypatch):
     (output / f".{ids[2]}.4711.png").write_bytes(b"half")
     whole = {path: path.stat().st_mtime_ns for path in output.glob("[!.]*.png")}
     assert [path.stem for path in sorted(whole)] == ids[:2]
-    refined.clear(), stop.clear()
+    calls.clear(), stop.clear()
     for image_id in ids:
         refine_file(image_id, **job)
-    assert len(refined) == 2 and {path: path.stat().st_mtime_ns for path in whole} == whole
+    assert len(calls) == 2 and {path: path.stat().st_mtime_ns for path in whole} == whole
     for image_id in ids:
-        expected = refine_file(image_id, **job | {"output": None})[1]
-        assert (read_label_png(output / f"{image_id}.png") == expected).all()
+        assert (read_label_png(output / f"{image_id}.png") == refined(tiny_dataset, image_id, cams)).all()
 
 
 def test_the_blind_threshold_is_otsu_or_the_mean_of_the_strongest_cams(tiny_dataset, tmp_path, monkeypatch):
@@ -185,9 +184,10 @@ def test_the_blind_threshold_is_otsu_or_the_mean_of_the_strongest_cams(tiny_data
         grids = planted_cams(mask, tiny_dataset.labels(image_id))
         save_cams(tmp_path / f"{image_id}.npz", grids, mask.shape)
         pixels.extend(max(grids[c][0][y, x] for c in grids) for y, x in np.ndindex(mask.shape))
-    mean, otsu = (blind_threshold(ids, tmp_path, refined) for refined in (False, True))
-    assert mean == pytest.approx(np.mean(pixels)) and 0.4 < mean < 0.55
-    pixels = np.array(pixels)
+    counts, pixels = strongest_histogram(ids, tmp_path), np.array(pixels)
+    assert (counts == np.histogram(pixels, np.linspace(0, 1, 1001))[0]).all()
+    mean, otsu = (blind_threshold(counts, refined) for refined in (False, True))
+    assert mean == pytest.approx(np.mean(pixels), abs=0.0005) and 0.4 < mean < 0.55
 
     def variance_within(score):
         return sum(np.var(side) * len(side) for side in (pixels[pixels < score], pixels[pixels >= score]) if len(side))
@@ -195,8 +195,8 @@ def test_the_blind_threshold_is_otsu_or_the_mean_of_the_strongest_cams(tiny_data
     scores = np.arange(0.02, 1, 0.02)
     assert variance_within(otsu) <= 1.0001 * min(map(variance_within, scores)), "no score parts the pixels better"
     save_cams(tmp_path / "empty.npz", {}, (10, 10))
-    assert blind_threshold([*ids, "empty"], tmp_path, True) == otsu, "an image without a class counts"
-    assert blind_threshold(["empty"], tmp_path, False) == 0
+    assert (strongest_histogram([*ids, "empty"], tmp_path) == counts).all(), "an image without a class counts"
+    assert blind_threshold(strongest_histogram(["empty"], tmp_path), False) == 0
 
 
 def test_otsu_parts_two_hills_that_are_not_alike(tmp_path):
@@ -204,8 +204,9 @@ def test_otsu_parts_two_hills_that_are_not_alike(tmp_path):
     hills = np.concatenate([rng.normal(0.2, 0.05, 1600), rng.normal(0.6, 0.05, 400)]).clip(0, 1).reshape(40, 50)
     hills.flat[[0, 1]] = 0, 1  # else it would be stretched
     save_cams(tmp_path / "a.npz", {0: hills.astype(np.float32)[None]}, hills.shape)
-    assert 0.33 < blind_threshold(["a"], tmp_path, True) < 0.47
-    assert blind_threshold(["a"], tmp_path, False) == pytest.approx(0.28, abs=0.01)
+    counts = strongest_histogram(["a"], tmp_path)
+    assert 0.33 < blind_threshold(counts, True) < 0.47
+    assert blind_threshold(counts, False) == pytest.approx(0.28, abs=0.01)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

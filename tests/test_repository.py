@@ -7,6 +7,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -78,16 +80,46 @@ def test_papers_are_there(name):
     assert (ROOT / name).read_text().strip()
 
 
-def test_the_readme_shows_the_numbers_of_the_committed_run():
+def tables(path):
+    """The rows of a Markdown file's tables, as lists of texts."""
+    lines = (ROOT / path).read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")]
+
+
+def test_the_pages_show_the_numbers_of_the_committed_run():
     measured = set()
     for path in (ROOT / "papermill_runs/reference").glob("0[1-5]_*/metrics.json"):
         for r in json.loads(path.read_text()):
             crf, oracle = {True: "yes", False: "no", None: "–"}[r["crf"]], " *oracle*" if r["oracle"] else ""
             measured.add((r["metric"], f"{r['list']} ({r['list_size']})", crf, f"{r['value']:.1f}{oracle}"))
-    rows = [line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines()]
-    shown = [(row[0], row[1], row[4], row[5]) for row in rows if len(row) == 6 and re.match(r"[\d.]+", row[5])]
-    assert len(shown) >= 8
-    assert not set(shown) - measured
+    shown = [tuple(row) for row in tables("README.md") if len(row) == 4 and re.match(r"[\d.]+", row[3])]
+    assert len(shown) >= 6
+    rows = [row for row in tables("docs/results.md") if len(row) == 6 and re.match(r"[\d.]+", row[5])]
+    assert len(rows) >= 8
+    assert not {*shown, *((row[0], row[1], row[4], row[5]) for row in rows)} - measured
+
+
+def test_the_pages_show_the_numbers_of_the_committed_sweeps():
+    measured = set()
+    for path in (ROOT / "figures").glob("06_*_summary.csv"):
+        for row in pd.read_csv(path).itertuples():
+            change = f"{row.difference:+.1f} ({row.difference_low:+.1f} … {row.difference_high:+.1f})"
+            told = row.difference_low > 0 or row.difference_high < 0
+            change = "–" if np.isnan(row.difference) else f"**{change}**" if told else change
+            measured.add((row.measure, f"{row.mean:.1f} ± {row.std:.1f}", change.replace("-", "−")))
+    rows = [row[-3:] for row in tables("docs/results.md") if len(row) == 4 and " ± " in row[2]]
+    assert len(rows) >= 30
+    assert not {tuple(row) for row in rows} - measured
+
+
+@pytest.mark.parametrize("page", ["README.md", "LOG.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").iterdir())])
+def test_tables_are_whole_and_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for before, line, after in zip(["", *text.splitlines()], text.splitlines(), [*text.splitlines()[1:], ""]):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"[|: -]+", after), f"{page}: a table without a head: {line}"
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
 def test_nothing_of_this_machine_is_written_down():
@@ -105,7 +137,7 @@ def test_nothing_of_this_machine_is_written_down():
 
 def test_the_package_stays_thin():
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
-    assert sum(lines.values()) <= 7440
+    assert sum(lines.values()) <= 7380
     assert max(lines.values()) <= 400, max(lines, key=lines.get)
 
 

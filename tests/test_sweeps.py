@@ -112,7 +112,7 @@ def go(place, *files, jobs=2, executor=None, show=lambda runs: None):
 
 
 def times_run(run):
-    return (run.place.folder("01_first") / "artefact.txt").read_text().count("ran")
+    return (run.place.path / "01_first" / "artefact.txt").read_text().count("ran")
 
 
 # ── The file ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -247,7 +247,7 @@ def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
     for seed in (1, 2):
         low, high = (runs[f"{name}-seed{seed}"] for name in ("low", "high"))
         assert times_run(low) == 1
-        files = [one.place.folder("01_first") / "artefact.txt" for one in (low, high)]
+        files = [one.place.path / "01_first" / "artefact.txt" for one in (low, high)]
         assert os.path.samefile(*files)
     assert "started" in (place / "runs/demo_thresholds/low-seed1/log.txt").read_text()
     finished = {path: path.stat().st_mtime_ns for path in (place / "runs").rglob("metrics.json")}
@@ -389,7 +389,7 @@ def test_threads_are_divided(place, monkeypatch):
     assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = go(place, jobs=2)
-    assert (runs["low-seed1"].place.folder("01_first") / "threads").read_text() == "3"
+    assert (runs["low-seed1"].place.path / "01_first" / "threads").read_text() == "3"
 
 
 # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -416,7 +416,7 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(swept):
     assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
     assert rows.loc["high", "verdict"].startswith("score: high is better than low: +")
     text = sweep_results.text(found)
-    assert "mean ± std" in text and f"{low.mean():.1f} ± " in text
+    assert "mIoU (%)" in text and f"{low.mean():.1f} ± " in text
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
 
 

@@ -18,10 +18,10 @@ from weaktr.data.transforms import (
     VOID,
     CamSamples,
     EpochLoader,
-    EpochSampler,
     SegmentationSamples,
     crop_randomly,
     distort_colours,
+    epoch_batches,
     seed_everything,
 )
 
@@ -124,16 +124,16 @@ def test_waiting_for_batches_is_counted(monkeypatch):
 
 def test_order_is_a_new_permutation_every_epoch():
     orders = [
-        [index for [(_, index)] in EpochSampler(50, 1, seed, range(epoch, epoch + 1))]
+        [index for [(_, index)] in epoch_batches(50, 1, seed, range(epoch, epoch + 1))]
         for seed, epoch in ((1, 0), (1, 1), (2, 0))
     ]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
-    batches = list(EpochSampler(50, 8, 1, range(3)))
+    batches = list(epoch_batches(50, 8, 1, range(3)))
     assert [len(batch) for batch in batches] == [8] * 18  # two of each fifty are dropped
     assert [epoch for batch in batches for epoch, _ in batch] == [0] * 48 + [1] * 48 + [2] * 48
-    assert batches[6:] == list(EpochSampler(50, 8, 1, range(1, 3)))
-    assert len(list(EpochSampler(48, 8, 1, range(1)))) == 6 and not list(EpochSampler(7, 8, 1, range(3)))
+    assert batches[6:] == list(epoch_batches(50, 8, 1, range(1, 3)))
+    assert len(list(epoch_batches(48, 8, 1, range(1)))) == 6 and not list(epoch_batches(7, 8, 1, range(3)))
 
 
 def test_seed_everything_reaches_all_three_generators():

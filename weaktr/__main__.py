@@ -17,16 +17,13 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (UserError, RunError) as error:
-        if options.debug:
-            traceback.print_exception(error)
-        print(f"weaktr: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunError) else 2
     except Exception as error:
         if options.debug:
             traceback.print_exception(error)
-        print(f"weaktr: {type(error).__name__}: {error}\n  --debug shows where", file=sys.stderr)
-        return 1
+        known = isinstance(error, (UserError, RunError))
+        text = error if known else f"{type(error).__name__}: {error}\n  --debug shows where"
+        print(f"weaktr: {text}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("weaktr: interrupted", file=sys.stderr)
         return 1

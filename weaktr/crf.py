@@ -1,29 +1,24 @@
 """Fully connected CRF (Krähenbühl & Koltun 2011) with the settings of the published runs, on pydensecrf."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pydensecrf.densecrf as densecrf
 
+from .data.images import write_label_png
 from .errors import ParameterError
 
 ITERATIONS = 10
 GT_PROBABILITY = 0.7
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Gaussian (position) and bilateral (position and colour) potentials: standard deviations in pixels and levels."""
-
-    gaussian_sxy: float
-    gaussian_compat: float
-    bilateral_sxy: float
-    bilateral_srgb: float
-    bilateral_compat: float
-
-
-LABEL_SETTINGS = {"voc": Kernel(4, 3, 83, 5, 3), "coco": Kernel(3, 3, 50, 5, 10)}
-PREDICTION_SETTINGS = {"voc": Kernel(3, 3, 83, 5, 3), "coco": Kernel(1, 3, 67, 3, 4)}
+# Gaussian potential (position), bilateral potential (position and colour): standard deviations in pixels and levels
+LABEL_SETTINGS = {
+    "voc": ({"sxy": 4, "compat": 3}, {"sxy": 83, "srgb": 5, "compat": 3}),
+    "coco": ({"sxy": 3, "compat": 3}, {"sxy": 50, "srgb": 5, "compat": 10}),
+}
+PREDICTION_SETTINGS = {
+    "voc": ({"sxy": 3, "compat": 3}, {"sxy": 83, "srgb": 5, "compat": 3}),
+    "coco": ({"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}),
+}
 
 
 def refine_labels(image, labels, settings="voc", n_labels=None):
@@ -56,9 +51,9 @@ def refine_probabilities(image, probabilities, settings="voc"):
     return refined
 
 
-def refine_to_mask(image, probabilities, settings="voc"):
-    """`refine_probabilities`, then the winning class → mask (H,W) uint8."""
-    return refine_probabilities(image, probabilities, settings).argmax(0).astype(np.uint8)
+def refine_to_file(path, image, probabilities, classes, settings):
+    """`refine_probabilities` of the scores of some `classes` (k,), then the winning class → the mask at `path`."""
+    write_label_png(path, classes[refine_probabilities(image, probabilities, settings).argmax(0)])
 
 
 def _kernel(table, settings, image, shape):
@@ -72,11 +67,7 @@ def _kernel(table, settings, image, shape):
 def _infer(image, unary, kernel):
     field = densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(unary))
     field.setUnaryEnergy(np.ascontiguousarray(unary))
-    field.addPairwiseGaussian(sxy=kernel.gaussian_sxy, compat=kernel.gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=kernel.bilateral_sxy,
-        srgb=kernel.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
-        compat=kernel.bilateral_compat,
-    )
+    gaussian, bilateral = kernel
+    field.addPairwiseGaussian(**gaussian)
+    field.addPairwiseBilateral(**bilateral, rgbim=np.ascontiguousarray(image))
     return np.asarray(field.inference(ITERATIONS), np.float32)

@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 
 from .cams import save_cams
-from .crf import refine_to_mask
+from .crf import refine_to_file
 from .data.images import image_size, write_label_png
 from .inference import generate_grids, mirrored_views, segment_on_device
 from .processes import spawned
@@ -90,11 +90,6 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
         place.mkdir(parents=True, exist_ok=True)
     waiting = deque()
     with spawned(workers) as pool:
-
-        def collect():
-            image_id, winners, future = waiting.popleft()
-            write_label_png(folder / "multi_crf" / f"{image_id}.png", winners[future.result()])
-
         for image_id in ids:
             if not all((place / f"{image_id}.png").is_file() for place in places):
                 image = dataset.image(image_id)
@@ -102,14 +97,14 @@ def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales,
                 mask = probabilities.argmax(0)
                 write_label_png(folder / "multi" / f"{image_id}.png", mask.cpu().numpy())
                 if crf:  # it knows the classes that win somewhere, so only these go to the other process
-                    winners = mask.unique()
-                    job = pool.submit(refine_to_mask, image, probabilities[winners].cpu().numpy(), crf)
-                    waiting.append((image_id, winners.cpu().numpy(), job))
+                    winners, path = mask.unique(), folder / "multi_crf" / f"{image_id}.png"
+                    given = (image, probabilities[winners].cpu().numpy(), winners.cpu().numpy(), crf)
+                    waiting.append(pool.submit(refine_to_file, path, *given))
                     if len(waiting) > 4 * workers:
-                        collect()
+                        waiting.popleft().result()
             progress.update(1)
-        while waiting:
-            collect()
+        for job in waiting:
+            job.result()
 
 
 def compare_compositions(dataset, ids, folders, thresholds, workers=1):

@@ -30,9 +30,8 @@ def interactive(function, **choices):
     controls = {}
     for name, pairs in options.items():
         keywords = {"description": name.replace("_", " "), "value": first[name]}
-        if all(isinstance(value, Real) and not isinstance(value, bool) for _, value in pairs):
-            ordered = sorted(dict((value, label) for label, value in pairs).items())
-            pairs = [(label, value) for value, label in ordered]
+        if all(isinstance(value, Real) for _, value in pairs):
+            pairs = sorted(set(pairs), key=lambda pair: pair[1])
             controls[name] = widgets.SelectionSlider(options=pairs, continuous_update=False, **keywords)
         else:
             controls[name] = widgets.Dropdown(options=pairs, **keywords)
@@ -46,14 +45,10 @@ def interactive(function, **choices):
 
 def _options(name, values):
     """Choices as pairs (label, value)."""
-    pairs = list(values.items()) if isinstance(values, Mapping) else [(_label(value), value) for value in values]
+    pairs = list(values.items()) if isinstance(values, Mapping) else [(str(value), value) for value in values]
     if not pairs:
         raise ValueError(f"{name}: nothing to choose from; give at least one value")
     return pairs
-
-
-def _label(value):
-    return f"{value:g}" if isinstance(value, Real) and not isinstance(value, bool) else str(value)
 
 
 def _picture(figure):

@@ -26,8 +26,6 @@ def normalise(pixels, mean, std):
 
 def rescale(image, scale):
     """A uint8 image (H,W,3) at `scale` times its size, as step 1 does it: PIL bicubic; 1 leaves it untouched."""
-    if scale == 1:
-        return image
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 

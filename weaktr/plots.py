@@ -4,8 +4,6 @@ Pure functions: pandas or numpy in, a new `matplotlib.figure.Figure` out. pyplot
 nothing to close. mIoU, IoU, AP and mAP are in percent; shares, precision and recall in 0..1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,10 +35,10 @@ from .plots_dense import (
 )
 
 __all__ = [
-    "attention_gallery", "best_typical_worst", "cam_stages", "class_frequencies", "clipped_pixels", "clipping_history",
+    "attention_gallery", "best_typical_worst", "cam_stages", "clipped_pixels", "clipping_history",
     "clipping_scores", "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights",
-    "iou_comparison", "label_grid", "per_class_bars", "qualitative_grid", "sample_sheet", "seed_view",
-    "size_against_iou", "stage_bars", "style", "threshold_curve", "training_history", "use_style",
+    "iou_comparison", "label_grid", "per_class_bars", "qualitative_grid", "sample_sheet", "score_histogram",
+    "seed_view", "size_against_iou", "stage_bars", "style", "threshold_curve", "training_history", "use_style",
 ]  # fmt: skip
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX*"
 GREY = "0.45"
@@ -94,11 +92,6 @@ def _bars(ax, values, labels, colours, texts, **keywords):
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def class_frequencies(counts, title="Images that show each class"):
-    """How often each class occurs: Series of counts by class name."""
-    return per_class_bars(counts, title, "images")
-
-
 @style()
 def co_occurrence(matrix, names):
     """Which classes share images: counts (C, C), the diagonal being the images of a class → row shares in percent."""
@@ -213,6 +206,19 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
     for ax in axes:
         ax.set(xlabel="background score t", xlim=(x.min(), x.max()))
     figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@style()
+def score_histogram(counts, chosen, chosen_from):
+    """Pixels by the height of their strongest CAM, (n,) counts over 0…1, and the background score in use."""
+    shares = 100 * counts.reshape(50, -1).sum(1) / counts.sum()
+    figure = Figure(figsize=(COLUMN, 2.3))
+    ax = figure.subplots()
+    ax.bar((np.arange(50) + 0.5) / 50, shares, 0.02, color=np.where(np.arange(50) + 0.5 < 50 * chosen, "0.75", SKY))
+    ax.axvline(chosen, color=BLUE, linestyle="--", linewidth=1, label=f"chosen, {chosen_from}: t = {chosen:.2f}")
+    ax.set(title="Pixels by their strongest CAM (%)", xlabel="CAM (left of t: background)", xlim=(0, 1))
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -372,11 +378,10 @@ def size_against_iou(table):
 
 @style()
 def stage_bars(results, title="From image labels to masks: mIoU (%)"):
-    """The chain of stages, from the top down: DataFrame stage (what and on which list) and value (%), and, where there
-    are any, oracle (bool, hatched: made or chosen with masks) and list (sets the colour)."""
-    lists = list(dict.fromkeys(results["list"])) if "list" in results else []
-    colours = [(BLUE, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]] if lists else SKY
-    oracle = results.get("oracle", pd.Series(False, results.index)).astype(bool)
+    """The chain of stages, from the top down: DataFrame stage (what it is), value (%), list (sets the colour) and
+    oracle (hatched: made or chosen with masks)."""
+    lists, oracle = list(dict.fromkeys(results["list"])), results["oracle"].astype(bool)
+    colours = [(BLUE, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]]
     figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))
     ax = figure.subplots()
     values = results["value"].to_numpy(float)
@@ -387,6 +392,5 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     if oracle.any():
         text = "oracle: made or chosen with masks"
         handles.append(Patch(facecolor="0.7", hatch="////", edgecolor="white", label=text))
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

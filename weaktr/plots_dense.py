@@ -5,8 +5,6 @@ is float (h, w) of any size and is stretched over its image; `class_names` are t
 takes data and returns a new `matplotlib.figure.Figure` that pyplot does not know, so there is nothing to close.
 """
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 

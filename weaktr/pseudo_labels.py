@@ -55,20 +55,12 @@ def refine_seed(image, labels, cams, threshold, settings):
     return seed, values[refine_labels(image, compact, settings, len(values))]
 
 
-def refine_file(image_id, *, dataset, cams, threshold, settings, output=None):
-    """`refine_seed` on files: CAMs from folder `cams`, the pseudo label to folder `output` → seed, pseudo label.
-
-    With an output folder nothing is returned (a list of ten thousand images would not fit), and what is there stays.
-    """
-    if output and (output / f"{image_id}.png").is_file():
-        return None
-    seed, label = refine_seed(
-        dataset.image(image_id), dataset.labels(image_id), load_cams(cams / f"{image_id}.npz"), threshold, settings
-    )
-    if output is None:
-        return seed, label
-    write_label_png(output / f"{image_id}.png", label)
-    return None
+def refine_file(image_id, *, dataset, cams, threshold, settings, output):
+    """`refine_seed` on files: CAMs from folder `cams`, the pseudo label to folder `output`; what is there stays."""
+    path = output / f"{image_id}.png"
+    if not path.is_file():
+        image, found = dataset.image(image_id), load_cams(cams / f"{image_id}.npz")
+        write_label_png(path, refine_seed(image, dataset.labels(image_id), found, threshold, settings)[1])
 
 
 def read_seed(image_id, *, dataset, cams, threshold):
@@ -77,12 +69,14 @@ def read_seed(image_id, *, dataset, cams, threshold):
     return seed_mask(found, threshold, None if found else dataset.image(image_id).shape[:2])
 
 
-def flip_regions(mask, share, rng, regions=12):
-    """A true mask (H,W) of which about `share` of the regions got another label of the image → (H,W) uint8.
+def noisy_truth(image_id, *, dataset, share, seed, regions=12):
+    """An image's true mask of which about `share` of the regions got another label of the image → (H,W) uint8.
 
-    The image falls into cells around random points; a flipped cell is relabelled as a whole: each of its pixels that
-    has the cell's commonest label gets one other label that the image has, background included. Void stays.
+    The image falls into cells around random points, the same for every call with one seed; a flipped cell is relabelled
+    as a whole: each of its pixels that has the cell's commonest label gets one other label that the image has,
+    background included. Void stays.
     """
+    mask, rng = dataset.mask(image_id), np.random.default_rng([seed, zlib.crc32(image_id.encode())])
     height, width = mask.shape
     points = rng.uniform(size=(regions, 2)) * [height, width]
     rows, columns = np.mgrid[:height, :width]
@@ -97,26 +91,28 @@ def flip_regions(mask, share, rng, regions=12):
     return noisy
 
 
-def noisy_truth(image_id, *, dataset, share, seed):
-    """`flip_regions` of an image's true mask, the same for every call with one seed."""
-    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
-    return flip_regions(dataset.mask(image_id), share, rng)
+def strongest_histogram(ids, cams, bins=1000):
+    """How many pixels have their strongest CAM in each of `bins` equal parts of 0…1 → (bins,).
 
-
-def blind_threshold(ids, cams, refined):
-    """A background score that needs no mask, from the histogram of the images' strongest CAM → 0..1.
-
-    Refined maps make two hills, background and objects: Otsu's threshold parts them. Others are one slope without a
-    valley: there it is the mean. ids: of CAM files in folder `cams`; an image without a class does not count.
+    ids: of CAM files in folder `cams`; an image without a class does not count.
     """
-    counts, total = np.zeros(1000), 0.0
+    counts = np.zeros(bins)
     for image_id in ids:
         if found := load_cams(cams / f"{image_id}.npz"):
-            highest = strongest(found)[1]
-            counts, total = counts + np.histogram(highest, 1000, (0, 1))[0], total + highest.sum(dtype=float)
-    if not refined:
-        return total / max(1, counts.sum())
+            counts += np.histogram(strongest(found)[1], bins, (0, 1))[0]
+    return counts
+
+
+def blind_threshold(counts, refined):
+    """A background score that needs no mask, from `strongest_histogram` → 0..1.
+
+    Refined maps make two hills, background and objects: Otsu's threshold parts them. Others are one slope without a
+    valley: there it is the mean.
+    """
+    bins = len(counts)
     share = counts / max(1, counts.sum())
-    below, moment = share.cumsum(), (share * (np.arange(1000) + 0.5) / 1000).cumsum()
+    below, moment = share.cumsum(), (share * (np.arange(bins) + 0.5) / bins).cumsum()
+    if not refined:
+        return float(moment[-1])
     between = (moment[-1] * below - moment) ** 2 / np.maximum(below * (1 - below), 1e-9)
-    return (int(between.argmax()) + 1) / 1000
+    return (int(between.argmax()) + 1) / bins

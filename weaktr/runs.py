@@ -51,19 +51,15 @@ class RunFolder:
         self.parameters = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
         self._fingerprint = {name: fingerprint if "dataset" in declared[name] else "" for name in declared}
 
-    def folder(self, stage):
-        """The folder of a stage."""
-        return self.path / stage
-
     def key(self, stage):
         """The key that a stage has with the earlier stages' folders as they are now."""
-        before = [self.folder(other) for other in self.stages if other < stage]
+        before = [self.path / other for other in self.stages if other < stage]
         return stage_key(self.parameters[stage], self._fingerprint[stage], before)
 
     def up_to_date(self, stage):
         """Whether the stage is finished, under its key and for its photograph; those before it are not looked at."""
-        before, now = read_json(self.folder(stage) / "params.json"), self.parameters[stage]
-        return finished_key(self.folder(stage)) == self.key(stage) and before.get("photograph") == now.get("photograph")
+        before, now = read_json(self.path / stage / "params.json"), self.parameters[stage]
+        return finished_key(self.path / stage) == self.key(stage) and before.get("photograph") == now.get("photograph")
 
 
 def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
@@ -97,14 +93,14 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     for name in selected:
         for needed in sorted(sources[name].difference(selected)):
             if not this.up_to_date(needed) or sources[needed].intersection(pending):
-                folder = this.folder(needed)
+                folder = this.path / needed
                 state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
                 raise UserError(f"{folder}: needed by {name}, but {state}; add {needed[:2]} to --stages")
 
     ran = False
     with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():
         for name in selected:
-            folder, key = this.folder(name), this.key(name)
+            folder, key = this.path / name, this.key(name)
             sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
             if not (force or sums_up) and this.up_to_date(name):
                 old = read_json(folder / "manifest.json").get("code") != code_digest(Path(notebooks) / f"{name}.ipynb")
@@ -123,7 +119,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
 
     made = {name for name in declared if this.up_to_date(name)}
     current = [name for name in declared if {name, *sources[name]} <= made]
-    records = [record for name in current for record in read_json(this.folder(name) / "metrics.json")]
+    records = [record for name in current for record in read_json(this.path / name / "metrics.json")]
     for record in records if as_published(preset, values) else ():
         record["published"] = published(preset, record)
     rows = results_rows(records)

@@ -40,10 +40,7 @@ def score_list(dataset, ids, predict, workers=1):
     """
     job = partial(_score, dataset=dataset, predict=predict)
     confusion, counts = zip(*in_shares(job, ids, workers))
-    ordered = np.empty((len(ids), *counts[0].shape[1:]), np.int32)
-    for first, part in enumerate(counts):
-        ordered[first :: len(counts)] = part
-    return ListScore(list(ids), sum(confusion), ordered)
+    return ListScore(list(ids), sum(confusion), np.concatenate(counts))
 
 
 def score_cams(dataset, ids, cams, thresholds, workers=1):
@@ -57,9 +54,9 @@ def score_cams(dataset, ids, cams, thresholds, workers=1):
 
 
 def in_shares(function, ids, workers):
-    """[function(share of the ids)], one share for each process: every n-th id. A short list stays in this process."""
+    """[function(share of the ids)], one share for each process, in order. A short list stays in this process."""
     processes = max(1, min(workers, len(ids) // WORTH_A_PROCESS))
-    shares = [ids[first::processes] for first in range(processes)]
+    shares = [ids[len(ids) * n // processes : len(ids) * (n + 1) // processes] for n in range(processes)]
     keep_freed_memory()
     return parallel(function, shares, processes) if processes > 1 else [function(ids)]
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -285,9 +284,7 @@ class Stage:
 
 
 def clock(seconds):
-    """Seconds as h:mm:ss or m:ss; "unknown" for NaN."""
-    if math.isnan(seconds):
-        return "unknown"
+    """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
@@ -366,13 +363,9 @@ def environment():
     models = []
     with contextlib.suppress(OSError):
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     return {
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)},
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "hardware": {
             "cpu": models[0] if models else platform.processor(),
             "cores": cores(),

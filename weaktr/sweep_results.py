@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import statistics
+from . import statistics, tables
 from .errors import RunError, UserError
 from .files import atomic, read_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
@@ -24,7 +24,7 @@ def results(sweep, notebooks=NOTEBOOKS):
     rows = []
     for one in plan([sweep], notebooks=notebooks, check=False):
         for measure in sweep.measures if one.state == "done" else ():
-            stage = one.place.folder(measure["stage"])
+            stage = one.place.path / measure["stage"]
             wanted = {name: value for name, value in measure.items() if name not in ("label", "stage")}
             fits = [r for r in read_json(stage / "metrics.json") if wanted.items() <= r.items()]
             if len(fits) != 1:
@@ -136,16 +136,8 @@ def _earlier_data(sweep, runs, notebooks):
 
 
 def text(found):
-    """A summary as plain text, the verdicts below."""
+    """A summary as plain text."""
     if not len(found):
         return "no run is finished yet"
-    rows = [("variant", "measure", "runs", "mean ± std", "95 % interval", "difference", "interval", "p")]
-    for row in found.itertuples():
-        spread = f" ± {row.std:.1f}" if np.isfinite(row.std) else ""
-        cells = [row.variant, row.measure, str(row.runs), f"{row.mean:.1f}{spread}"]
-        cells += [f"{row.low:.1f} … {row.high:.1f}" if np.isfinite(row.low) else "–"]
-        if np.isfinite(row.difference):
-            interval = f"{row.difference_low:+.1f} … {row.difference_high:+.1f}"
-            cells += [f"{row.difference:+.1f}", interval, f"{row.p:.3f}"]
-        rows.append((*cells, *["–"] * (8 - len(cells))))
-    return aligned(rows)
+    table = tables.summary_table(found).astype(str)
+    return aligned([tuple(table), *table.itertuples(index=False)])

@@ -11,6 +11,7 @@ import signal
 import time
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .processes import spawned
 from .runs import RunFolder, run, short
-from .stages import PACKAGES, WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
+from .stages import WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
 
 POLL_SECONDS = 0.2
@@ -80,15 +81,12 @@ def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
 
 
 def _check_version(place):
-    from importlib import metadata
-
+    now = metadata.version("weaktr")
     for stage in place.stages:
-        versions = read_json(place.folder(stage) / "manifest.json").get("versions", {})
-        if versions.get(PACKAGES[0], metadata.version(PACKAGES[0])) != metadata.version(PACKAGES[0]):
-            raise UserError(
-                f"{place.folder(stage)}: made by weaktr {versions[PACKAGES[0]]}, this is "
-                f"{metadata.version(PACKAGES[0])}; move the sweep's folder away, or delete it"
-            )
+        made = read_json(place.path / stage / "manifest.json").get("versions", {}).get("weaktr", now)
+        if made != now:
+            path = place.path / stage
+            raise UserError(f"{path}: made by weaktr {made}, this is {now}; move the sweep's folder away, or delete it")
 
 
 def _skip_finished(one):
@@ -106,7 +104,7 @@ def _take_over(one, folders):
         if source is None:
             return
         with contextlib.suppress(OSError):  # another sweep may be making it anew this moment
-            _link(source, one.place.folder(stage))
+            _link(source, one.place.path / stage)
         if not one.place.up_to_date(stage):
             return
         one.stages.pop(0)

@@ -64,21 +64,12 @@ def check_parameters(parameters, files=True):
 
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
         job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
-        extremes = in_shares(job, list(needs_mask), parameters.get("workers", 1))
+        sizes = [one for share in in_shares(job, list(needs_mask), parameters.get("workers", 1)) for one in share]
         for name in (parameters[name] for name in ("train_list", "eval_list") if name in parameters):
             if not any(dataset.labels(image_id).any() for image_id in dataset.ids(name)):
                 raise DataError(f"list {name}: no image of it shows a class; CAMs are made of the classes of a label")
-        return max((large for large, _ in extremes), key=_pixels), min((small for _, small in extremes), key=_side)
+        return max(sizes, key=lambda one: math.prod(one[1])), min(sizes, key=lambda one: min(one[1]))
 
 
 def _check_images(ids, *, dataset, needs_mask):
-    sizes = {dataset.image_path(i): dataset.check_image(i, needs_mask[i])[0].shape[:2] for i in ids}
-    return max(sizes.items(), key=_pixels), min(sizes.items(), key=_side)
-
-
-def _pixels(path_and_size):
-    return math.prod(path_and_size[1])
-
-
-def _side(path_and_size):
-    return min(path_and_size[1])
+    return [(dataset.image_path(i), dataset.check_image(i, needs_mask[i])[0].shape[:2]) for i in ids]

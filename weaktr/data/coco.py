@@ -30,7 +30,6 @@ vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ").split("
 )
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of classes that were planned and never annotated
 USED = tuple(i for i in range(1, 91) if i not in UNUSED)  # COCO id of contiguous class 1, 2, … 80
-LISTS = {"train": "train2014", "val": "val2014"}
 SIZES = {"train": 82081, "val": 40137}  # images with at least one object in all of COCO14
 
 
@@ -152,36 +151,31 @@ def read_annotations(path):
     return content
 
 
-def write_masks(root, split, progress=None):
+def write_masks(root, split):
     """Make the 91-id masks and the list of a split ("train" or "val") from its instance annotations → number of images.
 
     Painted from the largest object to the smallest, so that small ones stay visible before large ones; regions of
     crowds are void where no object covers them. The list names the images with at least one object. Masks that are
     there already stay.
     """
-    from pycocotools import mask as rle
+    from pycocotools import coco
 
     root = Path(root)
-    annotations = read_annotations(root / "annotations" / f"instances_{LISTS[split]}.json")
+    annotations = read_annotations(root / "annotations" / f"instances_{split}2014.json")
     objects = {}
     for thing in annotations["annotations"]:
         objects.setdefault(thing["image_id"], []).append(thing)
     images = [image for image in annotations["images"] if image["id"] in objects]
+    reader = coco.COCO()
+    reader.imgs = {image["id"]: image for image in images}
     remove_leftovers(root / "voc_format")
     for image in images:
         path = root / "voc_format" / "class_labels" / f"{Path(image['file_name']).stem}.png"
         if not path.is_file():
-            size, mask = (image["height"], image["width"]), np.zeros((image["height"], image["width"]), np.uint8)
+            mask = np.zeros((image["height"], image["width"]), np.uint8)
             for thing in sorted(objects[image["id"]], key=lambda thing: (not thing["iscrowd"], -thing["area"])):
-                shape = thing["segmentation"]
-                if isinstance(shape, list):
-                    shape = rle.merge(rle.frPyObjects(shape, *size))
-                elif isinstance(shape["counts"], list):
-                    shape = rle.frPyObjects(shape, *size)
-                mask[rle.decode(shape) > 0] = VOID if thing["iscrowd"] else thing["category_id"]
+                mask[reader.annToMask(thing) > 0] = VOID if thing["iscrowd"] else thing["category_id"]
             write_label_png(path, mask)
-        if progress:
-            progress.update(1)
     with atomic(root / "voc_format" / f"{split}.txt") as aside:
         aside.write_text("".join(f"{Path(image['file_name']).stem}\n" for image in images))
     return len(images)

@@ -1,7 +1,5 @@
 """How the pictures of the embedded data set are drawn: surfaces, cloths, bodies, heads and distractors."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

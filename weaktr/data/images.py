@@ -72,11 +72,5 @@ def write_label_png(path, labels):
 
 def palette():
     """VOC's palette, 256 RGB triples in one list: the bits of the label spread over the three channels."""
-    colours = []
-    for label in range(256):
-        rgb = [0, 0, 0]
-        for step in range(8):
-            for channel in range(3):
-                rgb[channel] |= (label >> (3 * step + channel) & 1) << (7 - step)
-        colours += rgb
-    return colours
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, 9, "little").reshape(256, 3, 3)
+    return (bits * np.array([[128], [64], [32]])).sum(1).ravel().tolist()

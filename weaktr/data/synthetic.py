@@ -12,8 +12,6 @@ Headless cushions in textures like those of the furs, stones, bushes and balls a
 Everything is drawn with PIL at twice the size and reduced; scene number `i` depends on `(SEED, i)` alone.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

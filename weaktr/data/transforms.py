@@ -9,9 +9,9 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from PIL import Image
 from timm.data import create_transform
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-VOID = 255
+from ..metrics import VOID
 
 
 class CamSamples(Dataset):
@@ -130,20 +130,15 @@ def seed_everything(*numbers):
     torch.manual_seed(int(state[1]))
 
 
-class EpochSampler(Sampler):
+def epoch_batches(length, batch_size, seed, epochs):
     """Yields the batches of one epoch after another: lists of (epoch, index) in an order drawn from (seed, epoch).
 
     epochs: a range. The last incomplete batch of each epoch is dropped.
     """
-
-    def __init__(self, length, batch_size, seed, epochs):
-        self.length, self.batch_size, self.seed, self.epochs = length, batch_size, seed, epochs
-
-    def __iter__(self):
-        for epoch in self.epochs:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-            for last in range(self.batch_size, self.length + 1, self.batch_size):
-                yield [(epoch, int(index)) for index in order[last - self.batch_size : last]]
+    for epoch in epochs:
+        order = np.random.default_rng([seed, epoch]).permutation(length)
+        for last in range(batch_size, length + 1, batch_size):
+            yield [(epoch, int(index)) for index in order[last - batch_size : last]]
 
 
 class EpochLoader:
@@ -157,7 +152,7 @@ class EpochLoader:
         self.steps = len(samples) // batch_size
         self._loader = DataLoader(
             samples,
-            batch_sampler=EpochSampler(len(samples), batch_size, seed, epochs),
+            batch_sampler=epoch_batches(len(samples), batch_size, seed, epochs),
             num_workers=max(1, workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the caller's random numbers do not depend on the loader

@@ -39,11 +39,6 @@ class VOC:
                 "unpack the devkit there or give its folder with data_root"
             )
 
-    @property
-    def num_classes(self):
-        """K: the foreground classes and background."""
-        return len(self.classes) + 1
-
     def ids(self, list_name):
         """The image ids of ImageSets/Segmentation/<list_name>.txt, see `read_list`. Raises DataError for a bad list."""
         return read_list(self.folder / "ImageSets" / "Segmentation", list_name)
@@ -64,7 +59,7 @@ class VOC:
 
     def mask(self, image_id):
         """Pixel truth (H,W) uint8: 0 background, c + 1 class c, 255 void. Weak supervision never reads it."""
-        return read_label_png(self.mask_path(image_id), self.num_classes)
+        return read_label_png(self.mask_path(image_id), len(self.classes) + 1)
 
     def labels(self, image_id):
         """Image-level label: 0/1 per foreground class, float32 (C,). Read once per image."""

@@ -273,23 +273,6 @@ class AttentionTap(TorchFunctionMode):
         return F.dropout(attention, kwargs["dropout_p"]) @ v
 
 
-class Tap(nn.Module):
-    """Stands in front of a module and keeps what went in, by reference, until it is taken."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module, self.value = module, None
-
-    def forward(self, x):
-        self.value = x
-        return self.module(x)
-
-    def take(self):
-        """Hand the kept tensor over and forget it, so that it does not outlive its use."""
-        value, self.value = self.value, None
-        return value
-
-
 class CamEncoder(nn.Module):
     """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, every attention map to be had.
 
@@ -313,7 +296,8 @@ class CamEncoder(nn.Module):
         for block in vit.blocks:
             block.attn.fused_attn = True  # AttentionTap is where the maps are made, if they are
             block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 turns patch tokens only
-            block.attn.proj_drop = Tap(block.attn.proj_drop)
+            # what the projection gives, by reference, until `forward` takes it
+            block.attn.proj_drop.register_forward_pre_hook(lambda drop, inputs: vars(drop).update(output=inputs[0]))
 
     def position(self, grid, square):
         """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points."""
@@ -343,7 +327,7 @@ class CamEncoder(nn.Module):
         with AttentionTap(keep_maps) as tap:
             for block in self.vit.blocks:
                 tokens = block(tokens, **rope)
-                outputs.append(block.attn.proj_drop.take())
+                outputs.append(vars(block.attn.proj_drop).pop("output"))
         return tokens, tap.attentions, outputs, grid
 
 
