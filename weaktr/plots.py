@@ -26,6 +26,7 @@ from .plots_dense import (
     clipped_pixels,
     clipping_scores,
     colour_mask,
+    heat,
     label_grid,
     qualitative_grid,
     sample_sheet,
@@ -36,7 +37,7 @@ from .plots_dense import (
 
 __all__ = [
     "attention_gallery", "best_typical_worst", "cam_stages", "clipped_pixels", "clipping_history",
-    "clipping_scores", "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights",
+    "clipping_scores", "co_occurrence", "colour_mask", "confusion", "crf_gain", "curves", "head_weights", "heat",
     "iou_comparison", "label_grid", "per_class_bars", "qualitative_grid", "sample_sheet", "score_histogram",
     "seed_view", "size_against_iou", "stage_bars", "style", "threshold_curve", "training_history", "use_style",
 ]  # fmt: skip

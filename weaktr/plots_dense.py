@@ -65,6 +65,12 @@ def colour_mask(mask):
     return colours[np.asarray(mask, np.uint8)]
 
 
+def heat(image, values):
+    """A map of 0..1, as large as its image, over the image in grey → RGB uint8 (H, W, 3)."""
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    return np.uint8(0.3 * grey[..., None] + 0.7 * 255 * mpl.colormaps[HEAT](values)[..., :3])
+
+
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _grid(shapes, columns, titles=(), names=()):
     """Figure, too tall until `_fit`, and its bare axes (rows, columns), a row for each (height, width) of `shapes`."""
