@@ -68,7 +68,9 @@ def test_difference_tells_better_from_worse_from_nothing():
     assert "worse than" in statistics.verdict(worse, "a", "b")
     same = statistics.difference(pixel_counts(lists(seeds=3)), pixel_counts(lists(seeds=3, start=3)))
     assert same.low < 0 < same.high and same.p > 0.05
-    assert "no difference" in statistics.verdict(same, "a", "b") and "3 random seeds" in statistics.verdict(same, "a", "b")
+    assert "no difference" in statistics.verdict(same, "a", "b") and "3 random seeds" in statistics.verdict(
+        same, "a", "b"
+    )
 
 
 def test_pairing_cancels_what_both_share():
