@@ -114,9 +114,7 @@ def test_heat_lies_over_the_grey_image():
     image = np.full((4, 6, 3), 200, np.uint8)
     picture = plots.heat(image, np.linspace(0, 1, 24).reshape(4, 6))
     assert picture.shape == image.shape and picture.dtype == np.uint8
-    assert picture[0, 0].max() < 70 < 200 < picture[-1, -1].min() + picture[-1, -1].max() / 2, (
-        "dark where there is none"
-    )
+    assert picture[0, 0].max() < 70 < 120 < picture[-1, -1].min(), "dark where there is none"
     assert (plots.heat(0 * image, np.zeros((4, 6))) < plots.heat(image, np.zeros((4, 6)))).all()
 
 
