@@ -10,7 +10,7 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: .venv/.installed ## make the environment and install the package (once; about 5 GB)
+setup: .venv/.installed ## make the environment and install the package (once; some 6 GB)
 
 # The stamp is written last: an installation that broke off is taken up again by the next make.
 .venv/.installed: pyproject.toml
