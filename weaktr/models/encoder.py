@@ -296,7 +296,7 @@ class CamEncoder(nn.Module):
         for block in vit.blocks:
             block.attn.fused_attn = True  # AttentionTap is where the maps are made, if they are
             block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 turns patch tokens only
-            # what the projection gives, by reference, until `forward` takes it
+            # what the projection gives, until `forward` takes it: in the module, so that copies of it have their own
             block.attn.proj_drop.register_forward_pre_hook(lambda drop, inputs: vars(drop).update(output=inputs[0]))
 
     def position(self, grid, square):
