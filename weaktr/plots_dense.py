@@ -27,7 +27,8 @@ VOID_COLOUR = (236, 236, 228)
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW = OKABE_ITO = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442",
 )  # fmt: skip
-HEAT = "inferno"
+HEAT, OPACITY = "inferno", 0.7  # of maps laid over their image
+LUMA = np.array([0.299, 0.587, 0.114])  # its grey, from red, green and blue
 FEW = 20  # pixels, of which a share says nothing
 CHANGES = {
     "right before and after": "0.93",
@@ -67,8 +68,8 @@ def colour_mask(mask):
 
 def heat(image, values):
     """A map of 0..1, as large as its image, over the image in grey → RGB uint8 (H, W, 3)."""
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    return np.uint8(0.3 * grey[..., None] + 0.7 * 255 * mpl.colormaps[HEAT](values)[..., :3])
+    colours = 255 * mpl.colormaps[HEAT](values)[..., :3]
+    return np.uint8((1 - OPACITY) * (image @ LUMA)[..., None] + OPACITY * colours)
 
 
 # ── Parts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,8 +141,8 @@ def _unit(values):
 def _overlay(ax, image, values, **keywords):
     """A map laid over its image in grey."""
     height, width = image.shape[:2]
-    ax.imshow(image @ np.array([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255)
-    keywords = {"cmap": HEAT, "vmin": 0, "vmax": 1, "alpha": 0.7, "interpolation": "bilinear", **keywords}
+    ax.imshow(image @ LUMA, cmap="gray", vmin=0, vmax=255)
+    keywords = {"cmap": HEAT, "vmin": 0, "vmax": 1, "alpha": OPACITY, "interpolation": "bilinear", **keywords}
     return ax.imshow(values, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **keywords)
 
 

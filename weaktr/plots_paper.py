@@ -76,8 +76,9 @@ def sweep(found, table, title, width=WIDTH):
         Line2D([], [], **dot, label="mean, 95 % interval"),
         Line2D([], [], color=BLACK, marker="|", linestyle="", label="one random seed"),
     ]
-    if compared.any():
+    if others or len(base) == 1:
         marks.append(Line2D([], [], color=GREY, linestyle="--", label="baseline"))
+    if compared.any():
         told = "difference's interval holds 0"
         marks.append(Line2D([], [], **dot, markerfacecolor="white", linestyle="", label=told))
     if not (compared | rows["is_baseline"]).all():

@@ -185,7 +185,7 @@ def clipping_counts(clipped, labels, truth):
     known = labelled & (truth != 255)
     parts = labelled, known, known & (labels != truth)
     counts = [mask.sum() for one in parts for mask in (one, clipped & one)]
-    return torch.stack(counts + [one.sum() * clipped.any() for one in parts])
+    return torch.stack([*counts, *(torch.stack(counts[::2]) * clipped.any())])
 
 
 def clipping_quality(labelled, clipped, known, clipped_known, wrong, clipped_wrong):
