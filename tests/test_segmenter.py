@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from weaktr.errors import UserError
-from weaktr.models import create_segmenter, load_model, save_model
+from weaktr.models import create_segmenter, encoder, load_model, save_model
 from weaktr.models.checkpoints import import_released_segmenter, released_names
 from weaktr.models.decoder import MaskTransformer
+from weaktr.train_cam import autocast
 
 KINDS = ["vit", "dinov2", "eva02"]
 GOLDENS = ["seg_vit", "seg_vit_multiscale", "seg_dinov2", "seg_eva02"]
@@ -141,6 +142,31 @@ def test_dropout_and_drop_path_are_where_the_method_has_them():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_bfloat16_on_a_cpu_with_and_without_fused_attention(monkeypatch, kind, fused):
+    """Few tokens go through three plain products, many through torch's fused attention; both near float32."""
+    state = naive.random_segmenter_checkpoint(kind, seed=3)
+    x, target = torch.randn(2, 3, 32, 32), torch.randint(0, 4, (2, 32, 32))
+    tokens = import_released_segmenter(state, num_heads=3, decoder_heads=2).encoder(x)[0].shape[1] + 1
+    monkeypatch.setattr(encoder, "FEW_TOKENS", tokens - 1 if fused else tokens)
+    attend, called, results = F.scaled_dot_product_attention, [], []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: called.append(1) or attend(*a, **k))
+    for precision in ("fp32", "bf16"):
+        model = import_released_segmenter(state, num_heads=3, decoder_heads=2)
+        called.clear()
+        with autocast(x.device, precision):
+            logits = model(x)
+        F.cross_entropy(logits, target).backward()
+        depth = len(model.encoder.vit.blocks) if fused or precision == "fp32" else 0
+        assert len(called) == depth + len(model.decoder.blocks)
+        results.append((logits, gradients(model)))
+    (expected, exact), (logits, found) = results
+    assert naive.error(logits, expected) < 0.1
+    for name in exact:
+        assert naive.error(found[name], exact[name]) < 0.3, name
 
 
 def test_decoder_initialisation():

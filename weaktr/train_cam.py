@@ -97,7 +97,7 @@ def train_cam(
     samples = CamSamples(dataset, train_list, size, model.mean, model.std, **views)
     if len(samples) < batch_size:
         raise ParameterError(f"list {train_list}: {len(samples)} images, fewer than batch size {batch_size}; lower it")
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
     peak = lr * batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)
     best = Path(folder) / "best.safetensors"

@@ -127,7 +127,9 @@ def seed_everything(*numbers):
     state = np.random.SeedSequence(numbers).generate_state(2)
     random.seed(int(state[0]))
     np.random.seed(state[0])  # noqa: NPY002 (timm's random erasing and RandAugment draw from the global generators)
-    torch.manual_seed(int(state[1]))
+    torch.default_generator.manual_seed(int(state[1]))
+    if torch.cuda.is_initialized():  # torch.manual_seed would write down the call stack for later: 0.5 ms a sample
+        torch.cuda.manual_seed_all(int(state[1]))
 
 
 def epoch_batches(length, batch_size, seed, epochs):

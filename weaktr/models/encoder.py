@@ -35,6 +35,7 @@ NORMALISATIONS = {  # mean and standard deviation per RGB channel
 # ViT: H·N² floats against about 16·N·D, where D/H = 64. Inference keeps nothing else, and making maps anew costs it
 # more than memory: VOC12 at 1.2 times its size has up to 1,390.
 MOST_TOKENS_KEPT, MOST_TOKENS_KEPT_IN_INFERENCE = 1024, 1408
+FEW_TOKENS = 512  # up to here torch's fused attention is slower in bfloat16 on a CPU, most of all its backward pass
 
 
 @register_model
@@ -349,6 +350,8 @@ class SegmenterEncoder(nn.Module):
             prefix = prefix + prefix_position
         tokens = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches + position], 1))
         rope = rotary(vit, grid)
+        slow = torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         for block in vit.blocks:
+            block.attn.fused_attn = not (slow and tokens.shape[1] <= FEW_TOKENS)
             tokens = block(tokens, **rope)
         return vit.norm(tokens)[:, prefix.shape[1] :], grid
