@@ -127,17 +127,10 @@ def train_cam(
         if not math.isfinite(loss := sum(means.values())):
             raise ParameterError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate {lr}")
         precision_per_class = average_precision(*classify(model, dataset, val_list, precision, workers))
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "lr": rate,
-                "loss": loss,
-                **means,
-                "map_val": 100 * float(np.nanmean(precision_per_class)),
-                "images_per_second": len(loader) * batch_size / seconds,
-                "wait_share": wait_share,
-            }
-        )
+        row = {"epoch": epoch + 1, "lr": rate, "loss": loss, **means}
+        row["map_val"] = 100 * float(np.nanmean(precision_per_class))
+        row |= {"images_per_second": len(loader) * batch_size / seconds, "wait_share": wait_share}
+        history.append(row)
         if checkpoint == "oracle_miou":
             history[-1]["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
         column = {"map": "map_val", "oracle_miou": "oracle_miou"}.get(checkpoint)

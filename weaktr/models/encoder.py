@@ -350,8 +350,8 @@ class SegmenterEncoder(nn.Module):
             prefix = prefix + prefix_position
         tokens = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches + position], 1))
         rope = rotary(vit, grid)
-        slow = torch.is_grad_enabled() and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        plain = torch.is_autocast_enabled("cpu") and tokens.shape[1] <= FEW_TOKENS
         for block in vit.blocks:
-            block.attn.fused_attn = not (slow and tokens.shape[1] <= FEW_TOKENS)
+            block.attn.fused_attn = not plain
             tokens = block(tokens, **rope)
         return vit.norm(tokens)[:, prefix.shape[1] :], grid
