@@ -132,9 +132,9 @@ def train_cam(
         row |= {"images_per_second": len(loader) * batch_size / seconds, "wait_share": wait_share}
         history.append(row)
         if checkpoint == "oracle_miou":
-            history[-1]["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
+            row["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
         column = {"map": "map_val", "oracle_miou": "oracle_miou"}.get(checkpoint)
-        if column and (not best.exists() or max(row[column] for row in history) == history[-1][column]):
+        if column and (not best.exists() or max(past[column] for past in history) == row[column]):
             with atomic(best) as aside:
                 save_file(model.state_dict(), aside)
         keep(folder, model, optimizer, history)
