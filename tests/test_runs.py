@@ -244,7 +244,7 @@ def test_a_stage_that_is_finished_anew_keeps_what_it_took_before(go, tmp_path):
     stages.write_json(folder / "manifest.json", stages.read_json(folder / "manifest.json") | {"seconds": 1000.0})
     (folder / "metrics.json").unlink()
     go(stages=["01"])
-    assert 1000 < stages.read_json(folder / "manifest.json")["seconds"] < 1100
+    assert 1000 <= stages.read_json(folder / "manifest.json")["seconds"] < 1100  # the second pass may take no time
 
 
 def test_a_folder_in_which_another_run_is_at_work_is_left_alone(go, tmp_path):

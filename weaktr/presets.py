@@ -44,6 +44,7 @@ def demo_small():
         "cam_epochs": 8,
         "variant_images": 100,
         "eval_list": "train:100",
+        "seg_epochs": 4,
         "seg_scales": [1.0],
         "train_ceiling": False,
     }
