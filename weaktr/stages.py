@@ -44,10 +44,9 @@ def resolve(path):
 def stage_key(parameters, fingerprint, inputs):
     """The key of a stage: sha256 over its parameters, the data's fingerprint and the stage folders before it.
 
-    The pretrained weights that its backbone starts from enter by their content, and the data by theirs, so that they
-    may be moved.
+    The pretrained weights that its backbone starts from enter by their content.
     """
-    effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT | {"data_root"}}
+    effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
     for prefix in ("", "seg_"):
         backbone, given = parameters.get(f"{prefix}backbone"), parameters.get(f"{prefix}weights")
         weights = resolve(given) if given else shipped_weights(backbone)
