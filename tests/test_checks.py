@@ -103,6 +103,8 @@ def test_scales_that_leave_nothing_are_refused_beforehand():
 def test_unknown_backbone_names_known_ones():
     with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
         check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})
+    with pytest.raises(UserError, match=r"nonsense_vit.*for example deit_small_patch16_224"):
+        check_run(DEFAULTS | {"backbone": "nonsense_vit"})
 
 
 @pytest.mark.parametrize("command", ["presets", "parameters"])

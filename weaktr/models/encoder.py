@@ -82,7 +82,7 @@ def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
         family = Eva if backbone.get("use_rot_pos_emb") else VisionTransformer
         return family(**({name: value for name, value in backbone.items() if name != "normalise"} | kwargs))
     if not timm.is_model(backbone):
-        near = timm.list_models(f"*{backbone.split('_')[0]}*patch*")[:5]
+        near = timm.list_models(f"*{backbone.split('_')[0]}*patch*")[:5] or ["deit_small_patch16_224"]
         raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}; for example {', '.join(near)}")
     try:
         vit = timm.create_model(backbone, **kwargs)
