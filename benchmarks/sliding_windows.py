@@ -9,6 +9,7 @@ than 1e-5 end the benchmark. Random weights: the time does not depend on them.
 """
 
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,12 +29,8 @@ CASES = {  # backbone, image (H,W), classes, window, stride, base_size, scales
 
 def at_once(count, window, function):
     """Call a function with `count` windows of `window` pixels in a batch."""
-    pixels, windows = inference.WINDOW_PIXELS_AT_ONCE, inference.WINDOWS_AT_ONCE
-    inference.WINDOW_PIXELS_AT_ONCE, inference.WINDOWS_AT_ONCE = count * window**2, count
-    try:
+    with patch.multiple(inference, WINDOW_PIXELS_AT_ONCE=count * window**2, WINDOWS_AT_ONCE=count):
         return function()
-    finally:
-        inference.WINDOW_PIXELS_AT_ONCE, inference.WINDOWS_AT_ONCE = pixels, windows
 
 
 def predicted(*arguments):

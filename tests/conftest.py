@@ -48,6 +48,16 @@ def _same_threads():
         torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """A list that grows by one with every call of torch's fused attention."""
+    import torch.nn.functional as F
+
+    attend, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or attend(*a, **k))
+    return calls
+
+
 @pytest.fixture(scope="session")
 def tiny_voc(tmp_path_factory):
     """Root of a VOC-layout data set of 12 scenes (lists train 8, val 4); read only, `voc_copy` is for damage."""

@@ -109,17 +109,13 @@ def test_rates_from_files(tmp_path):
     assert [line["images/s"] > 0 for line in found] == [True, True] and len(list(tmp_path.glob("cams/*.npz"))) == 4
 
 
-def test_the_benchmark_of_attention_takes_both_ways(side_by_side, tmp_path, monkeypatch):
+def test_the_benchmark_of_attention_takes_both_ways(side_by_side, tmp_path, monkeypatch, fused_calls):
     import attention
 
-    attend, calls = torch.nn.functional.scaled_dot_product_attention, []
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or attend(*a, **k)
-    )
     monkeypatch.setattr(attention, "auto_precision", lambda device: "bf16")
     monkeypatch.setattr(attention, "pick_device", lambda: torch.device("cpu"))
     attention.main(1, [32])
     found = pd.read_csv(tmp_path / "attention_5_1_bf16.csv")
     assert found["way"].tolist() == ["fused", "plain products"]
-    steps = 8 * (1 + found["rounds"][0])
-    assert len(calls) == attention.BLOCKS["depth"] * steps, "only the first way goes through torch's fused attention"
+    expected = attention.BLOCKS["depth"] * 8 * (1 + found["rounds"][0])
+    assert len(fused_calls) == expected, "only the first way goes through torch's fused attention"
