@@ -9,6 +9,7 @@ import pytest
 from weaktr import presets, runs
 from weaktr.checks import check_run
 from weaktr.errors import UserError
+from weaktr.models import create_segmenter, save_model
 from weaktr.parameters import catalogue, check_parameters
 
 DEFAULTS = check_parameters(presets.get("smoke").parameters, catalogue())
@@ -20,7 +21,7 @@ BAD = {
     "clip_scope": ("pixel", "one of batch"),
     "crf_settings": ("ade", "one of voc"),
     "precision": ("fp8", "one of auto"),
-    "device": ("mps", "one of auto, cpu, cuda"),
+    "device": ("mps", "give auto, cpu or cuda"),
     "threshold": (1.5, "below 1"),
     "workers": (-1, "must not be negative"),
     "oracle_noise": (2.0, "at most 1"),
@@ -53,6 +54,20 @@ def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
         runs.run(presets.get("smoke").parameters | {name: value}, tmp_path / "run")
     assert fragment in str(caught.value)
     assert str(value).strip("[]") in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["weights", "seg_weights"])
+def test_weights_that_start_no_backbone_are_refused_by_name(name, tmp_path):
+    """Which file, and what to give instead: for a model of ours and for a file that is no checkpoint."""
+    ours, text = tmp_path / "ours.safetensors", tmp_path / "notes.pth"
+    backbone = presets.get("smoke").parameters.get("backbone", DEFAULTS["backbone"])
+    save_model(create_segmenter(backbone, 3, pretrained=False, image_size=96), ours)
+    text.write_text("no checkpoint")
+    for path, words in ((ours, "nor a model that weaktr trained"), (text, "or is none; give a safetensors")):
+        with pytest.raises(UserError, match=words) as caught:
+            runs.run(presets.get("smoke").parameters | {name: str(path)}, tmp_path / "run")
+        assert str(path) in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -35,7 +35,7 @@ def test_a_folder_of_one_class_goes_end_to_end(tiny_dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path):
+def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path, capfd):
     """Photographs and a labels.csv are enough: everything is made, nothing is measured but the image labels."""
     root = tmp_path / "my photos"
     rows = ["image,labels,split"]
@@ -57,3 +57,6 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path):
         assert len(list((tmp_path / "run" / place).glob("*.png"))) == count
     mask, names = predict(tmp_path / "run", next(root.rglob("*.png")))
     assert mask.shape[0] > 90 and len(names) > 2
+    capfd.readouterr()
+    runs.run(given | {"data_root": str(root.rename(tmp_path / "moved"))}, tmp_path / "run")
+    assert capfd.readouterr().out.count("up to date, skipped") == 5, "data that moved are the same data"

@@ -108,3 +108,8 @@ def test_a_folder_in_place_of_a_photograph(run_folder, tmp_path):
 def test_crf_settings_that_do_not_exist(run_folder, photograph):
     with pytest.raises(UserError, match="'pascal' are unknown; one of voc, coco"):
         weaktr.predict(run_folder, photograph, crf="pascal")
+
+
+def test_a_device_that_is_not_there(run_folder, photograph):
+    with pytest.raises(UserError, match="device 'gpu': unknown; give auto, cpu or cuda"):
+        weaktr.predict(run_folder, photograph, device="gpu")

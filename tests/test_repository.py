@@ -209,3 +209,13 @@ def test_presets_are_valid(name):
     check_parameters(preset.parameters, catalogue())
     for word in ("Cost: ", "Expected: ", "Command: "):
         assert word in presets.PRESETS[name].__doc__
+
+
+def test_the_reference_run_is_what_the_demo_makes():
+    """What the README shows was made with the parameters that `make demo` has now, in a clean checkout."""
+    for name, declared in catalogue().items():
+        folder = ROOT / "papermill_runs/reference" / name
+        now = check_parameters(presets.get("demo").parameters, {name: declared}) | {"run_folder": "the other's name"}
+        if name != "06_ablations":
+            assert json.loads((folder / "params.json").read_text()) | {"run_folder": "the other's name"} == now
+            assert not json.loads((folder / "manifest.json").read_text())["git"]["dirty"]

@@ -466,8 +466,10 @@ def test_a_stage_is_not_current_when_one_before_it_is_not(go, notebooks, tmp_pat
     go()
     with pytest.raises(UserError, match=r"01_first: needed by 02_second, but has other parameters.*add 01 to --stages"):
         go({"lr": 0.2}, stages=["02", "03"])
-    with pytest.raises(UserError, match=r"02_second: needed by 03_third, but has other .* or sources; add 02"):
+    with pytest.raises(UserError, match=r"02_second: needed by 03_third, but has other .* or sources; add 02 to"):
         go({"lr": 0.2}, stages=["01", "03"])
+    with pytest.raises(UserError, match=r"01_first: needed by 03_third, but has other .* or sources; add 01 02 to"):
+        go({"lr": 0.2}, stages=["03"])
     capfd.readouterr()
     go({"lr": 0.2}, stages=["01"])
     table = capfd.readouterr().out.partition("Results in")[2]
@@ -516,12 +518,12 @@ def test_finish_refuses_incomplete_records(tmp_path):
 
 
 def test_progress_lines(capsys, monkeypatch):
-    clock = iter([0.0, 5.0, 10.0, 15.0, 25.0])
+    clock = iter([0.0, 5.0, 10.0, 15.0, 24.0, 25.0])  # at 24 the last line is a second away
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(stages, "PROGRESS_SECONDS", 10.0)
     progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
-    for share in ("", "5.0% data wait", "", "4.0% data wait"):
-        progress.update(600, share)
+    for n, share in (600, ""), (600, "5.0% data wait"), (600, ""), (500, "4.5% data wait"), (100, "4.0% data wait"):
+        progress.update(n, share)
     assert capsys.readouterr().out.splitlines() == [
         "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left · 5.0% data wait",
         "01_cam_training · epoch 3/8 · 2400/2400 images · 96 images/s · 0:25 in all · 4.0% data wait",

@@ -35,7 +35,7 @@ def check_run(values, data=True, weights=False):
     from .losses import SCOPES
     from .models.cam import CAM_KINDS
     from .models.fusion import FUSIONS, POOLS
-    from .train_cam import CHECKPOINTS
+    from .train_cam import CHECKPOINTS, pick_device
 
     choices = {
         "cam_kind": CAM_KINDS,
@@ -76,7 +76,7 @@ def check_run(values, data=True, weights=False):
             ) from error
     if values.get("photograph"):
         read_image(resolve(values["photograph"]))
-    _check_device(values.get("device", "auto"))
+    pick_device(values.get("device", "auto"))
     patch = _check_model(values, weights) if "backbone" in values else None
     extremes = check_data(values, files=data)
     if extremes and patch and "cam_scales" in values:
@@ -87,17 +87,6 @@ def check_run(values, data=True, weights=False):
                 "cam_scales, or take it off its list"
             )
         _check_memory(*extremes[0], max(values["cam_scales"]), patch, values["device"])
-
-
-def _check_device(name):
-    import torch
-
-    try:
-        if name.split(":")[0] not in ("auto", "cpu", "cuda"):
-            raise RuntimeError("one of auto, cpu, cuda")
-        torch.empty(1, device="cpu" if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:
-        raise ParameterError(f"parameter device: {name!r} cannot be used ({str(error).splitlines()[0]})") from error
 
 
 def _check_model(values, weights):

@@ -94,7 +94,7 @@ def check_parameters(given, stages):
 
 def near(name, known):
     """`, did you mean …?` for the names of `known` close to `name`, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 

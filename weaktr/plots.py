@@ -178,12 +178,12 @@ def head_weights(weights, std):
 
 
 @style()
-def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
+def threshold_curve(curve, on, chosen=None, chosen_from="without masks", best=None):
     """Seed mIoU over the background score: DataFrame threshold, miou and one column per class (drawn thin), in percent.
 
-    `chosen` is the threshold in use and `chosen_from` says how it was found; `best` is the one found on masks, an
-    oracle. Second panel: columns false_positive and false_negative (% of a class' union with its truth, mean over
-    classes).
+    `on` is the list with its size, `chosen` the threshold in use, found as `chosen_from` says, `best` the one found on
+    masks, an oracle. Second panel: columns false_positive and false_negative (% of a class' union with its truth, mean
+    over classes).
     """
     errors = {"false_positive": "false positives", "false_negative": "false negatives"}
     figure = Figure(figsize=(WIDTH, 3.0))
@@ -200,7 +200,7 @@ def threshold_curve(curve, chosen=None, chosen_from="without masks", best=None):
         axes[0].plot(at, value, marker, color=colour, markersize=6, label=f"{label}: t = {at:.2f}, mIoU {value:.1f}%")
         for ax in axes:
             ax.axvline(at, color=colour, linestyle=dashes, linewidth=1)
-    axes[0].set(title="Seed mIoU (%)", ylim=(0, None))
+    axes[0].set(title=f"Seed mIoU on {on} (%)", ylim=(0, None))
     for (column, label), colour, dashes in zip(errors.items(), (ORANGE, GREEN), LINES):
         axes[1].plot(x, curve[column], color=colour, linestyle=dashes, label=label)
     axes[1].set(title="Errors, mean over classes (% of the union)", ylim=(0, None))
@@ -264,8 +264,8 @@ def iou_comparison(table, title="IoU by class (%)"):
 
 
 @style()
-def crf_gain(table):
-    """Where the CRF helps and harms: DataFrame with a row per image and columns before, after (its own mIoU, %)."""
+def crf_gain(table, on):
+    """Where the CRF helps and harms on a list: a row per image, with columns before and after (its own mIoU, %)."""
     gain = table["after"] - table["before"]
     figure = Figure(figsize=(WIDTH, 3.1))
     scatter, histogram = figure.subplots(1, 2)
@@ -289,7 +289,7 @@ def crf_gain(table):
     histogram.hist(gain[gain > 0], bins, color=BLUE)
     histogram.hist(gain[gain < 0], bins, color=VERMILLION)
     histogram.axvline(gain.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {gain.mean():+.1f}")
-    histogram.set(title="Change by CRF", xlabel="points of mIoU", ylabel="images")
+    histogram.set(title=f"Change by CRF on {on}", xlabel="points of mIoU", ylabel="images")
     figure.legend(loc="outside lower center", ncols=4, markerscale=1.8)
     return figure
 
@@ -342,18 +342,18 @@ def clipping_history(history, start_value=None):
 
 # ── 05 · evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def confusion(matrix, names):
-    """Confusion matrix (K, K) of pixels, truth in rows, as the percentage of each row; under 0.5 % left blank."""
+def confusion(matrix, names, on):
+    """Confusion matrix (K, K) of a list's pixels, truth in rows, in percent of each row; under 0.5 % left blank."""
     matrix = np.asarray(matrix, float)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    title = "Where each class' pixels go (%)" + ("\nblank: below 0.5" if len(names) <= SMALL else "")
-    labels = {"title": title, "xlabel": "predicted", "ylabel": "true"}
+    title = f"Where each class' pixels go (%)\n{on}"
+    labels = {"title": title, "xlabel": "predicted" + " (blank: below 0.5)" * (len(names) <= SMALL), "ylabel": "true"}
     return _square(share, names, lambda x: f"{x:.0f}" if x >= 0.5 else "", height=1.0, high=100, **labels)
 
 
 @style()
-def size_against_iou(table):
-    """Whether small objects fail: DataFrame with a row per image and class, size (% of the image) and iou (%)."""
+def size_against_iou(table, on):
+    """Whether small objects of a list fail: a row per image and class with its size (% of the image) and iou (%)."""
     figure = Figure(figsize=(COLUMN, 3.0))
     ax = figure.subplots()
     ax.scatter(table["size"], table["iou"], s=10, color=SKY, alpha=0.7, linewidth=0, label="a class in an image")
@@ -370,9 +370,8 @@ def size_against_iou(table):
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set(
-        title="IoU of each class in an image (%)", xlabel="size (% of the image, log)", xlim=(low, high), ylim=(-2, 102)
-    )
+    title = f"IoU of each class in an image (%)\n{on}"
+    ax.set(title=title, xlabel="size (% of the image, log)", xlim=(low, high), ylim=(-2, 102))
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 

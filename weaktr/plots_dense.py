@@ -35,14 +35,14 @@ CHANGES = {
     "fixed by CRF": SKY,
     "broken by CRF": VERMILLION,
     "wrong before and after": "0.3",
-    "void": "white",
+    "not counted": "white",
 }
 CLIPPING = {
     "kept, label right": "0.93",
     "clipped, label wrong": SKY,
     "clipped, label right": VERMILLION,
     "kept, label wrong": "0.3",
-    "void": "white",
+    "not counted": "white",
 }
 
 

@@ -91,11 +91,14 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         check_run(values, data="dataset" in needed, weights="backbone" in needed)
 
     for name in selected:
+        lacking = []
         for needed in sorted(sources[name].difference(selected)):
-            if not this.up_to_date(needed) or sources[needed].intersection(pending):
-                folder = this.path / needed
-                state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
-                raise UserError(f"{folder}: needed by {name}, but {state}; add {needed[:2]} to --stages")
+            if not this.up_to_date(needed) or sources[needed].intersection([*pending, *lacking]):
+                lacking.append(needed)
+        if lacking:
+            folder, add = this.path / lacking[0], " ".join(other[:2] for other in lacking)
+            state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
+            raise UserError(f"{folder}: needed by {name}, but {state}; add {add} to --stages")
 
     ran = False
     with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():

@@ -44,9 +44,9 @@ def resolve(path):
 def stage_key(parameters, fingerprint, inputs):
     """The key of a stage: sha256 over its parameters, the data's fingerprint and the stage folders before it.
 
-    The pretrained weights that its backbone starts from enter by their content.
+    The data and the pretrained weights that its backbone starts from enter by their content, wherever they lie.
     """
-    effective = {name: value for name, value in parameters.items() if name not in WITHOUT_EFFECT}
+    effective = {name: value for name, value in parameters.items() if name not in {"data_root", *WITHOUT_EFFECT}}
     for prefix in ("", "seg_"):
         backbone, given = parameters.get(f"{prefix}backbone"), parameters.get(f"{prefix}weights")
         weights = resolve(given) if given else shipped_weights(backbone)
@@ -290,7 +290,7 @@ def clock(seconds):
 
 
 class Progress:
-    """Prints at most a line every PROGRESS_SECONDS and one at the end: done/total, speed, time left."""
+    """Prints a line every PROGRESS_SECONDS, none right before that of the end: done/total, speed, time left."""
 
     def __init__(self, prefix, total, unit):
         self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
@@ -300,11 +300,11 @@ class Progress:
         """Counts `n` more units of work as done; `note` ends the line, if one is printed."""
         self.done += n
         now = time.monotonic()
-        if self.done < self.total and now - self._printed < PROGRESS_SECONDS:
-            return
-        self._printed = now
         speed = self.done / max(now - self._start, 1e-6)
         left = (self.total - self.done) / max(speed, 1e-6)
+        if self.done < self.total and (now - self._printed < PROGRESS_SECONDS or left < PROGRESS_SECONDS / 5):
+            return
+        self._printed = now
         seconds, word = (left, "left") if self.done < self.total else (now - self._start, "in all")
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
         done = f"{self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock(seconds)} {word}"
@@ -359,7 +359,7 @@ def environment():
     """Code, versions and machine, for the manifest."""
     import psutil
 
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!papermill_runs", ":!figures")  # results
     models = []
     with contextlib.suppress(OSError):
         models = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

@@ -35,9 +35,16 @@ def learning_rate(epoch, lr, epochs=60, warmup=5):
 
 
 def pick_device(name="auto"):
-    """ "auto" is the first GPU, else the CPU."""
+    """ "auto" is the first GPU, else the CPU. Raises ParameterError for a device that is not there."""
     allow_tf32(True)  # where inference multiplies float32
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if name.split(":")[0] not in ("cpu", "cuda"):
+            raise RuntimeError("unknown")
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ParameterError(f"device {name!r}: {str(error).splitlines()[0]}; give auto, cpu or cuda") from error
 
 
 def allow_tf32(allowed):

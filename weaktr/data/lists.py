@@ -24,7 +24,8 @@ def read_list(folder, list_name):
     for line, image_id in enumerate(ids, start=1):
         if not image_id.replace("_", "").replace("-", "").isalnum():
             raise DataError(
-                f"list {path} holds {image_id!r} (id {line}); an id is a file name without folder and ending"
+                f"list {path} holds {image_id!r} (id {line}); an id is a file name without folder and ending, in "
+                "letters, digits, - and _"
             )
         if image_id in seen:
             raise DataError(f"list {path} holds {image_id!r} twice; remove one")

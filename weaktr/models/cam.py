@@ -108,7 +108,7 @@ def create_cam_model(
         raise ValueError(f"num_classes is {num_classes}; at least one foreground class is needed")
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
     if pretrained:
-        load_pretrained(vit, pretrained_state(backbone, weights), "bicubic")
+        load_pretrained(vit, pretrained_state(backbone, weights), "bicubic", weights or backbone)
     sizes = len(vit.blocks), vit.blocks[0].attn.num_heads, vit.embed_dim
     options = {"pool": pool, "reduction": reduction, "feat_reduction": feat_reduction, "last_k": last_k}
     with torch.random.fork_rng(devices=[]):

@@ -157,7 +157,9 @@ def read_weights(path):
             with torch.serialization.safe_globals([Namespace]):  # a training script's arguments
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"checkpoint {path} is damaged, or holds code beside its weights: refused") from error
+        raise UserError(
+            f"checkpoint {path} is damaged, holds code beside its weights, or is none; give a safetensors or .pth file"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}); it is damaged, or no checkpoint") from error
     state = state.get("model", state) if isinstance(state, dict) else state
@@ -166,7 +168,7 @@ def read_weights(path):
     return state
 
 
-def load_pretrained(vit, state, position_mode):
+def load_pretrained(vit, state, position_mode, source="the checkpoint"):
     """Load a native state dict into `vit`, whose patch and image size may differ (METHOD: steps 1 and 2).
 
     Patch kernels are resized bicubically, position embeddings by `position_mode` ("bicubic" in step 1, "bilinear"
@@ -180,7 +182,8 @@ def load_pretrained(vit, state, position_mode):
     missing = sorted(set(own) - set(state))
     if missing:
         raise UserError(
-            f"the weights lack {', '.join(missing[:4])}{' …' if missing[4:] else ''}: another architecture?"
+            f"{source} lacks {', '.join(missing[:4])}{' …' if missing[4:] else ''}; give weights of this backbone, "
+            "not of another architecture, nor a model that weaktr trained"
         )
     kernel = state["patch_embed.proj.weight"]
     side = own["patch_embed.proj.weight"].shape[-2:]
@@ -191,19 +194,19 @@ def load_pretrained(vit, state, position_mode):
         old = round(patches.shape[1] ** 0.5)
         if old * old != patches.shape[1]:
             raise UserError(
-                f"the weights' pos_embed {tuple(state['pos_embed'].shape)} is no square: another architecture?"
+                f"{source} has a pos_embed {tuple(state['pos_embed'].shape)} of no square image; give another"
             )
         patches = resize_position(patches, (old, old), vit.patch_embed.grid_size, position_mode)
     state["pos_embed"] = torch.cat([prefix, patches], 1)
-    refuse_misshapen({name: (tensor, own[name]) for name, tensor in state.items()})
+    refuse_misshapen({name: (tensor, own[name]) for name, tensor in state.items()}, source)
     vit.load_state_dict(state)
 
 
-def refuse_misshapen(pairs):
+def refuse_misshapen(pairs, source="the checkpoint"):
     """Raise UserError for tensors of another shape than the model's. pairs: {name in the file: (tensor, model's)}."""
     wrong = [f"{n} {tuple(x.shape)} instead of {tuple(y.shape)}" for n, (x, y) in pairs.items() if x.shape != y.shape]
     if wrong:
-        raise UserError(f"the checkpoint holds misshapen {', '.join(wrong[:6])}{' …' if wrong[6:] else ''}")
+        raise UserError(f"{source} holds misshapen {', '.join(wrong[:6])}{' …' if wrong[6:] else ''}")
 
 
 def split_position(vit, pos_embed):

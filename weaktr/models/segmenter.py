@@ -47,7 +47,7 @@ def create_segmenter(
         raise ValueError(f"num_classes is {num_classes}; background and at least one class are needed")
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, eps=1e-5, drop_path=drop_path)
     if pretrained:
-        load_pretrained(vit, pretrained_state(backbone, weights), "bilinear")
+        load_pretrained(vit, pretrained_state(backbone, weights), "bilinear", weights or backbone)
     heads = decoder_heads or max(1, vit.embed_dim // 64)
     decoder = MaskTransformer(num_classes, vit.embed_dim, heads, decoder_depth, decoder_dropout)
     model = Segmenter(SegmenterEncoder(vit), decoder)
