@@ -41,7 +41,7 @@ def main(batch=4, sizes=(192, 352, 480)):
         model = encoder.SegmenterEncoder(encoder.make_vit(BLOCKS, image_size=size)).train()
         images, tokens = torch.randn(batch, 3, size, size), model.vit.patch_embed.num_patches + 1
         ways = {name: partial(step, model, images, few) for name, few in FEW_TOKENS.items()}
-        measure(ways, name=f"attention_{tokens}_{batch}_bf16")
+        measure(ways, rounds=3, name=f"attention_{tokens}_{batch}_bf16")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ KINDS = {
     "grey JPEG": (VOC, same_picture(JPEG, "L"), []),
     "CMYK JPEG": (VOC, same_picture(JPEG, "CMYK"), []),
     # masks
-    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it or take it off list train"]),
+    "missing mask": (VOC, gone(PNG), [f"image {LAST} has no mask", f"{LAST}.png; add it, take it off list train"]),
     "mask 1 px off": (VOC, lambda root: mask(PNG, np.add(read_label_png(root / PNG).shape, (0, 1)))(root),
                       [f"{LAST}.png is ", "pixels, its image", "export the mask at the image's size"]),
     "value 21 in a 20-class mask": (VOC, painted(PNG, 21), [f"{LAST}.png holds the value 21", "0…20 and 255"]),
@@ -216,6 +216,8 @@ KINDS = {
         ["line 3: class 'zebra' is not in classes.txt; it has cat, dog"]),
     "labels.csv with a typo in a split": (FOLDER, table(FOLDER_TABLE.replace("train", "trian")),
                                           ["no image of split 'train'; there are trian, val and all"]),
+    "labels.csv with a split left out": (FOLDER, table("image,labels,split\nthree.png,cat,train\ntwo.jpg,dog,\n"),
+                                         ["line 3: no split, where other lines have one; write it"]),
     "labels.csv with a missing image": (FOLDER, table("image,labels\nfour.png,cat\n"), ["four.png does not exist"]),
     "labels.csv whose last image is bad": (
         FOLDER, both(write("empty.png", ""), table(FOLDER_TABLE + "empty.png,cat,train\n")),
@@ -287,6 +289,16 @@ RUNS = {
     "the second list is empty": (write(VOC_LIST.replace("train", "val"), ""), "val.txt"),
     "the labels are of another data set": (replaced(XML, r"<name>\w+</name>", "<name>bear</name>"), "the classes are"),
 }
+
+
+def test_the_best_map_needs_labels_to_be_measured_on(voc12_copy, tmp_path):
+    for path in (voc12_copy / XML).parent.glob("*.xml"):
+        if path.stem in open_dataset(VOC, str(voc12_copy)).ids("val"):
+            path.write_text(re.sub(r"(?s)<object>.*</object>", "", path.read_text()))
+    given = parameters(voc12_copy, eval_list="train")
+    check_parameters(given)
+    with pytest.raises(DataError, match="list val: no image of it shows a class"):
+        runs.run(given | {"cam_checkpoint": "map"}, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", RUNS)

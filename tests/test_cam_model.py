@@ -181,6 +181,19 @@ def test_one_seed_starts_one_network_whatever_the_fusion(options):
     assert "head.weight" in shared and all(torch.equal(published[name], other[name]) for name in shared)
 
 
+def test_weights_near_one_keep_their_gradient_in_bfloat16():
+    """bfloat16 has no number between 0.998 and 1: a sigmoid in it would be 1 there, and the fusion frozen."""
+    torch.manual_seed(0)
+    fusion = AttentionFusion(3, 2, 16, reduction=2, feat_reduction=2)
+    fusion.head_ffn.append(torch.nn.Linear(6, 6))
+    torch.nn.init.constant_(fusion.head_ffn[-1].bias, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = fusion.weights([torch.rand(2, 5, 16) for _ in range(3)])
+    assert weights.min() > 0.998 and weights.max() < 1
+    weights.sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in fusion.parameters())
+
+
 def test_fine_loss_trains_only_the_fusion():
     model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
     model(torch.randn(8, 3, 24, 24)).fine_logits.sum().backward()  # of one image alone no hidden unit may be alive

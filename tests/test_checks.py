@@ -21,7 +21,7 @@ BAD = {
     "clip_scope": ("pixel", "one of batch"),
     "crf_settings": ("ade", "one of voc"),
     "precision": ("fp8", "one of auto"),
-    "device": ("mps", "give auto, cpu or cuda"),
+    "device": ("mps", "give one of auto, cpu"),
     "threshold": (1.5, "below 1"),
     "workers": (-1, "must not be negative"),
     "oracle_noise": (2.0, "at most 1"),

@@ -8,12 +8,14 @@ import pytest
 from conftest import check_list
 from PIL import Image
 
-from weaktr import data
+from weaktr import data, runs, stages
 from weaktr.data import open_dataset
 from weaktr.data.images import palette, read_image, read_label_png, write_label_png
+from weaktr.data.lists import read_list
 from weaktr.data.synthetic import CLASSES
 from weaktr.data.voc import VOC, VOC_CLASSES
 from weaktr.errors import DataError
+from weaktr.parameters import catalogue, check_parameters
 
 FIRST, LAST = "scene_000000", "scene_000007"  # of the list train
 
@@ -199,8 +201,6 @@ def test_fingerprint_tells_data_apart(voc_copy):
     seen = [fingerprint()]
     assert fingerprint() == seen[0]
     changes = [
-        lambda: write_list(voc_copy, "scene_000001\nscene_000000\n"),
-        lambda: write_list(voc_copy, "scene_000001\n", name="more"),
         lambda: image_file(voc_copy, "scene_000000").unlink(),
         lambda: shutil.copy(image_file(voc_copy, "scene_000002"), image_file(voc_copy, "scene_000001")),
         lambda: mask_file(voc_copy, "scene_000003").write_bytes(b"x"),
@@ -211,6 +211,28 @@ def test_fingerprint_tells_data_apart(voc_copy):
         seen.append(fingerprint())
     seen.append(fingerprint(CLASSES[::-1]))
     assert len(set(seen)) == len(seen)
+
+
+def test_a_stage_is_made_from_the_lists_that_it_names(voc_copy, tmp_path):
+    """Another list beside them, or a change in one that others name, makes no finished stage anew."""
+    declared = catalogue()
+    given = {"dataset": "voc12", "data_root": str(voc_copy), "train_list": "train:2", "eval_list": "train"}
+    values = check_parameters(given, declared)
+
+    def fingerprints():
+        return runs.RunFolder(values, tmp_path, declared, stages.data_source(values)).fingerprints
+
+    before = fingerprints()
+    write_list(voc_copy, "scene_000001\n", name="more")
+    assert fingerprints() == before
+    ids = read_list(folder_of(voc_copy) / "ImageSets" / "Segmentation", "val")
+    write_list(voc_copy, "\n".join(ids[::-1]), name="val")
+    assert {name for name, value in fingerprints().items() if value != before[name]} == {
+        "01_cam_training", "05_evaluation",
+    }  # fmt: skip
+    values["val_list"] = "no such list"
+    with pytest.raises(DataError, match=r"parameter val_list: list .*no such list.txt does not exist"):
+        fingerprints()
 
 
 def test_fingerprint_does_not_depend_on_the_place(tiny_voc, voc_copy):

@@ -111,5 +111,5 @@ def test_crf_settings_that_do_not_exist(run_folder, photograph):
 
 
 def test_a_device_that_is_not_there(run_folder, photograph):
-    with pytest.raises(UserError, match="device 'gpu': unknown; give auto, cpu or cuda"):
+    with pytest.raises(UserError, match="device 'gpu' is not there; give one of auto, cpu"):
         weaktr.predict(run_folder, photograph, device="gpu")

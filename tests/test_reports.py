@@ -10,7 +10,7 @@ import pytest
 from test_plots import check
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import plots_paper, presets, runs, stages, tables
+from weaktr import plots_paper, presets, reports, runs, stages, tables
 from weaktr.__main__ import main
 from weaktr.files import ASSETS
 from weaktr.plots import GREY
@@ -54,6 +54,17 @@ def test_compare_shows_what_differs(two_runs, capsys):
     out = capsys.readouterr().out
     assert re.search(r"^lr +0\.1 +0\.2$", out, re.M) and "workers" not in out
     assert re.search(r"01 mIoU <of> mask, val \(9\), CRF +50\.1 +50\.2", out)
+
+
+def test_compare_tells_two_numbers_of_one_name_apart(tmp_path):
+    """Where masks chose the epoch, the seed at the given score and at the best one are both an oracle's."""
+    common = '{"list": "train", "list_size": 9, "metric": "mIoU", "oracle": True, "threshold": 0.4, '
+    records = f'{common}"value": 60.0, "threshold_from": "given"}}, {common}"value": 66.0, "threshold_from": "masks"}}'
+    (tmp_path / "notebooks").mkdir()
+    write_notebook(tmp_path / "notebooks", "01_first", PARAMETERS, f"stage.finish([{records}])")
+    runs.run({}, tmp_path / "a", notebooks=tmp_path / "notebooks")
+    _, metrics, _ = reports.compare([tmp_path / "a"])
+    assert metrics.iloc[:, 0].tolist() == [60.0, 66.0] and metrics.index[1].endswith("oracle, masks")
 
 
 def test_stale_stages_are_left_out_by_name(two_runs, capsys):

@@ -137,7 +137,7 @@ def test_nothing_of_this_machine_is_written_down():
 
 def test_the_package_stays_thin():
     lines = {path: len(path.read_text().splitlines()) for path in MODULES}
-    assert sum(lines.values()) <= 7380
+    assert sum(lines.values()) <= 7440
     assert max(lines.values()) <= 400, max(lines, key=lines.get)
 
 
@@ -188,7 +188,8 @@ def test_notebook_opens_its_own_stage(notebook):
 def test_published_presets_leave_nothing_of_the_method_to_the_demo():
     """METHOD's values, spelled out in the preset: a default tuned for the demo must not reach a published run."""
     method = {
-        "image_size": 224, "fusion": "adaptive", "drop_path": 0.1, "cam_epochs": 60, "cam_batch_size": 64,
+        "image_size": 224, "fusion": "adaptive", "pool": "max", "reduction": 8, "cam_checkpoint": "last",
+        "crf_settings": "voc", "drop_path": 0.1, "cam_epochs": 60, "cam_batch_size": 64,
         "cam_lr": 6e-4, "cam_warmup": 5, "cam_weight_decay": 0.03, "cam_augmentation": "rand-m9-mstd0.5-inc1",
         "cam_kind": "fused", "cam_refined": True, "cam_scales": [1.0, 1.2], "threshold": 0.43, "crop_size": 480,
         "base_size": 520, "window_stride": 320, "seg_scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaktr import presets, runs, stages
+from weaktr import presets, progress, runs, stages
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.parameters import Parameter, catalogue, check_parameters, declared_parameters
@@ -309,6 +309,9 @@ def test_failing_cell(notebooks, go, tmp_path, capfd):
     with pytest.raises(RunError, match=r"^a.jpg: truncated\n  in .*cell \[5\]"):
         go()
     assert "resumed" in capfd.readouterr().out
+    manifest = json.loads((tmp_path / "run/01_first/manifest.json").read_text())
+    assert [list(earlier) for earlier in manifest["passes"]] == [["start", "git", "code"]]
+    assert manifest["passes"][0]["code"] != manifest["code"], "the notebook had been changed between the passes"
     write_notebook(notebooks, "01_first", PARAMETERS, resume)
     with pytest.raises(RunError, match=r"ended without stage.finish"):
         go({"seed": 1})
@@ -519,11 +522,11 @@ def test_finish_refuses_incomplete_records(tmp_path):
 
 def test_progress_lines(capsys, monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 15.0, 24.0, 25.0])  # at 24 the last line is a second away
-    monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(stages, "PROGRESS_SECONDS", 10.0)
-    progress = stages.Progress("01_cam_training · epoch 3/8", 2400, "images")
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "PROGRESS_SECONDS", 10.0)
+    bar = progress.Progress("01_cam_training · epoch 3/8", 2400, "images")
     for n, share in (600, ""), (600, "5.0% data wait"), (600, ""), (500, "4.5% data wait"), (100, "4.0% data wait"):
-        progress.update(n, share)
+        bar.update(n, share)
     assert capsys.readouterr().out.splitlines() == [
         "01_cam_training · epoch 3/8 · 1200/2400 images · 120 images/s · 0:10 left · 5.0% data wait",
         "01_cam_training · epoch 3/8 · 2400/2400 images · 96 images/s · 0:25 in all · 4.0% data wait",

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from submitit.core.utils import UncompletedJobError
 from test_runs import PARAMETERS, write_notebook
 
 from weaktr import console, kernels, sweep_files, sweep_results, sweeps
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
+from weaktr.models import encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """\
@@ -197,10 +200,23 @@ def test_a_sweep_in_a_cell_needs_a_name(place):
         ({"dataset": "voc12", "data_root": "nowhere"}, r"nowhere"),
         ({"train_list": "train_agu"}, r"train_agu"),
         ({"cam_batch_size": 64}, r"32 images, fewer than a batch of 64"),
+        ({"cam_scales": [0.01]}, r"at scale 0\.01 it has no patch"),
+        ({"backbone": "weaktr_tiny2_patch8_96"}, r"no weights of weaktr_tiny2_patch8_96 here"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, message):
-    """Values that no part of the method knows, and data that are not there: by the plan, on the real notebooks."""
+def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, message, monkeypatch):
+    """Values that no part of the method knows, data and weights that are not there: by the plan, on the real notebooks.
+
+    The second variant has the data of the first, which are not read again.
+    """
+    shipped = encoder.pretrained_state
+
+    def here(backbone, weights=""):
+        if "tiny2" in backbone:
+            raise UserError(f"no weights of {backbone} here")
+        return shipped(backbone, weights)
+
+    monkeypatch.setattr(encoder, "pretrained_state", here)
     measure = {"label": "mask", "stage": "05_evaluation", "metric": "mIoU of mask", "list": "val", "crf": False}
     source = {"preset": "smoke", "variants": {"base": {}, "other": override}, "measure": [measure]}
     sweep = sweep_files.read_sweep(source, "bad", root=tmp_path / "runs")
@@ -303,7 +319,7 @@ def test_a_killed_worker_is_its_own_run_s_failure(swept):
         "low-seed1": "done", "low-seed2": "done", "high-seed1": "failed", "high-seed2": "done"
     }  # fmt: skip
     told = json.loads((swept / "runs/demo_thresholds/sweep.json").read_text())["high-seed1"]["message"]
-    assert told == "02_second: its process was killed, most often for lack of memory"
+    assert told == "02_second: its process was killed, most often for lack of memory or time"
 
 
 def test_a_failed_shared_stage_fails_all_that_need_it(place):
@@ -364,6 +380,45 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
         started.kill()
         started.stderr.close()
     assert "waiting" in (place / "runs/demo_thresholds/sweep.json").read_text()
+
+
+class Queue:
+    """A cluster's queue: it may refuse a job or lose one; what it takes it hands to a process."""
+
+    def __init__(self, refuses=lambda queue: False, loses=lambda queue: False):
+        self.pool, self.refuses, self.loses = sweeps.LocalPool(2), refuses, loses
+        self.jobs, self.refused, self.lost = [], 0, 0
+
+    def submit(self, function, *arguments):
+        if self.refuses(self):
+            self.refused += 1
+            raise OSError("sbatch: job limit reached")
+        if self.loses(self):
+            self.lost += 1
+            job = Future()
+            job.set_exception(UncompletedJobError("timed out"))
+            return job
+        self.jobs.append(self.pool.submit(function, *arguments))
+        return self.jobs[-1]
+
+
+def test_a_job_that_a_full_queue_refuses_is_tried_again(place):
+    queue = Queue(refuses=lambda queue: any(not job.done() for job in queue.jobs))
+    runs = go(place, executor=queue)
+    assert queue.refused and [one.state for one in runs.values()] == ["done"] * 4
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[3]"))
+    refused = go(place, executor=Queue(refuses=lambda queue: True))
+    assert {one.state for one in refused.values()} == {"failed"}
+    assert all("not started: sbatch: job limit reached" in one.message for one in refused.values())
+
+
+def test_a_job_that_the_cluster_ended_fails_its_own_run_only(place):
+    """A stage that ran out of time can be continued: the runs that share it try it themselves."""
+    queue = Queue(loses=lambda queue: not queue.lost)
+    runs = go(place, executor=queue)
+    states = [one.state for one in runs.values()]
+    assert queue.lost == 1 and sorted(states) == ["done"] * 3 + ["failed"]
+    assert "lack of memory or time" in next(one for one in runs.values() if one.state == "failed").message
 
 
 def test_submitit_runs_the_same_sweep(place):

@@ -179,6 +179,21 @@ def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
         learn_cams(tiny_dataset, tmp_path, batch_size=9)
 
 
+def test_a_long_list_is_monitored_on_a_part_of_it(tiny_dataset, tmp_path, monkeypatch):
+    """COCO14's val has 40,137 images, which an epoch of training should not wait for."""
+    seen = []
+
+    def spied(model, dataset, list_name, *rest):
+        seen.append(list_name)
+        return classify(model, dataset, list_name, *rest)
+
+    monkeypatch.setattr(cam_loop, "classify", spied)
+    monkeypatch.setattr(cam_loop, "MOST_MONITORED", 2)
+    for val_list in ("val", "val:3"):
+        learn_cams(tiny_dataset, tmp_path / val_list[-1], epochs=1, val_list=val_list)
+    assert seen == ["val:2", "val:3"]
+
+
 @pytest.mark.parametrize("rule, column", [("map", "map_val"), ("oracle_miou", "oracle_miou")])
 def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, column):
     """By the mAP of image labels, or, an oracle, by CAMs against masks; here the second of three epochs is best."""

@@ -25,11 +25,12 @@ RULES = (  # names of parameters, what a value has to fulfil, the same in words
 )
 
 
-def check_run(values, data=True, weights=False):
+def check_run(values, data=True, weights=False, extremes=None):
     """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
 
     values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: read
     every file that the run will read, not the lists alone. weights: load, and so fetch, those the run will start from.
+    → path and size of the data's largest and narrowest image, as read or as given by `extremes`, None where neither.
     """
     from .crf import LABEL_SETTINGS
     from .losses import SCOPES
@@ -78,7 +79,7 @@ def check_run(values, data=True, weights=False):
         read_image(resolve(values["photograph"]))
     pick_device(values.get("device", "auto"))
     patch = _check_model(values, weights) if "backbone" in values else None
-    extremes = check_data(values, files=data)
+    extremes = check_data(values, files=data) or extremes
     if extremes and patch and "cam_scales" in values:
         (path, (height, width)), scale = extremes[1], min(values["cam_scales"])
         if min(height, width) * scale < patch:
@@ -87,6 +88,7 @@ def check_run(values, data=True, weights=False):
                 "cam_scales, or take it off its list"
             )
         _check_memory(*extremes[0], max(values["cam_scales"]), patch, values["device"])
+    return extremes
 
 
 def _check_model(values, weights):

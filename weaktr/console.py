@@ -5,7 +5,7 @@ import math
 import sys
 import time
 
-from .stages import clock
+from .progress import clock
 
 COLOURS = {"running": "cyan", "failed": "bold red", "waiting": "dim", "done": "green"}
 

@@ -16,8 +16,9 @@ from .processes import spawned
 def keep_freed_memory():
     """Let glibc keep what is freed: else every large array begins with pages to be zeroed, up to half of its time."""
     with contextlib.suppress(OSError, AttributeError):
-        for option, size in ((-3, 2**30), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-            ctypes.CDLL(None).mallopt(option, size)
+        mallopt, (mmap_threshold, trim_threshold) = ctypes.CDLL(None).mallopt, (-3, -1)  # of malloc.h
+        if mallopt(mmap_threshold, 2**30):  # else it has another limit, and the second alone would do harm
+            mallopt(trim_threshold, 2**31 - 1)
 
 
 def parallel(function, items, workers, progress=None):

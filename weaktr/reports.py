@@ -88,7 +88,8 @@ def compare(run_folders):
             for r in read_json(stage / "metrics.json"):
                 crf = {None: "", True: ", CRF", False: ""}[r["crf"]]
                 oracle = ", oracle" if r["oracle"] else ""
-                values[f"{stage.name[:2]} {r['metric']}, {r['list']} ({r['list_size']}){crf}{oracle}"] = r["value"]
+                what = f"{stage.name[:2]} {r['metric']}, {r['list']} ({r['list_size']}){crf}{oracle}"
+                values[what if what not in values else f"{what}, {r['threshold_from'] or r.get('counts')}"] = r["value"]
         name = str(run_folder).rstrip("/").removeprefix("papermill_runs/")
         parameters[name] = {key: repr(value) for key, value in own.items() if key != "run_folder"}
         metrics[name] = values

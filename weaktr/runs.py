@@ -19,13 +19,14 @@ from .files import atomic, read_json, write_json
 from .kernels import FORKS, kernel_manager, load
 from .parameters import NOTEBOOKS, catalogue, check_parameters, near
 from .presets import as_published, published
+from .progress import clock
 from .stages import (
     ROOT,
     aligned,
     changes,
-    clock,
     code_digest,
     data_fingerprint,
+    data_source,
     finished_key,
     hold,
     interactive,
@@ -43,18 +44,19 @@ __all__ = ["RunFolder", "interactive", "open_stage", "read_json", "resolve", "ru
 class RunFolder:
     """The stages of one run in its folder: what they are made from and which are up to date.
 
-    values: all parameters, checked. run_folder: relative to the repository's root, or absolute.
+    values: all parameters, checked. run_folder: relative to the repository's root, or absolute. source: as from
+    `data_source`.
     """
 
-    def __init__(self, values, run_folder, declared, fingerprint):
+    def __init__(self, values, run_folder, declared, source):
         self.path, self.stages = resolve(run_folder), list(declared)
         self.parameters = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
-        self._fingerprint = {name: fingerprint if "dataset" in declared[name] else "" for name in declared}
+        self.fingerprints = {name: data_fingerprint(own, source) for name, own in self.parameters.items()}
 
     def key(self, stage):
         """The key that a stage has with the earlier stages' folders as they are now."""
         before = [self.path / other for other in self.stages if other < stage]
-        return stage_key(self.parameters[stage], self._fingerprint[stage], before)
+        return stage_key(self.parameters[stage], self.fingerprints[stage], before)
 
     def up_to_date(self, stage):
         """Whether the stage is finished, under its key and for its photograph; those before it are not looked at."""
@@ -75,8 +77,7 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
     selected = select(stages, declared)
-    fingerprint = data_fingerprint(values)
-    this = RunFolder(values, run_folder, declared, fingerprint)
+    this = RunFolder(values, run_folder, declared, data_source(values))
     sources = {}  # of each stage: those that its notebook names as inputs, and those that theirs name
     for name in declared:
         direct = _inputs(Path(notebooks) / f"{name}.ipynb", sources)
@@ -114,7 +115,8 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
                 begun = "made again" if lost == "a finished" else "unfinished, begun anew"
                 print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
             start = time.monotonic()
-            with prepare(folder, key, {"data_fingerprint": fingerprint, "preset": preset}, clear=force or sums_up):
+            facts = {"data_fingerprint": this.fingerprints[name], "preset": preset}
+            with prepare(folder, key, facts, clear=force or sums_up):
                 print(f"{name} · started · {short(folder)}", flush=True)
                 _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
                 ran = True
@@ -167,6 +169,7 @@ def _execute(notebook, folder, parameters):
     from nbclient.exceptions import DeadKernelError
 
     executed = folder / "notebook.ipynb"
+    executed.unlink(missing_ok=True)  # a sweep's runs may share the file
     try:
         with contextlib.chdir(ROOT), tempfile.TemporaryDirectory(prefix="weaktr_") as sockets:
             papermill.execute_notebook(

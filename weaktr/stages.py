@@ -27,12 +27,13 @@ from filelock import FileLock, Timeout
 from .errors import ParameterError, UserError
 from .files import atomic, read_json, remove_leftovers, shipped_weights, write_json
 from .parameters import NOTEBOOKS, checked, declared_parameters, stage_notebooks
+from .progress import Progress
 
 ROOT = NOTEBOOKS.parent
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not enter a stage's key: results stay
+WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data have a fingerprint, wherever they lie
 PACKAGES = ("weaktr", "torch", "torchvision", "timm", "numpy", "pandas", "papermill")
 RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
-PROGRESS_SECONDS = 30.0  # between two lines of progress
 MOST_ROWS = 40  # of a stage's results that are printed
 
 
@@ -44,9 +45,9 @@ def resolve(path):
 def stage_key(parameters, fingerprint, inputs):
     """The key of a stage: sha256 over its parameters, the data's fingerprint and the stage folders before it.
 
-    The data and the pretrained weights that its backbone starts from enter by their content, wherever they lie.
+    Pretrained weights from a file, given or shipped, enter by their content.
     """
-    effective = {name: value for name, value in parameters.items() if name not in {"data_root", *WITHOUT_EFFECT}}
+    effective = {name: value for name, value in parameters.items() if name not in WITHOUT_KEY}
     for prefix in ("", "seg_"):
         backbone, given = parameters.get(f"{prefix}backbone"), parameters.get(f"{prefix}weights")
         weights = resolve(given) if given else shipped_weights(backbone)
@@ -90,13 +91,22 @@ def stale(folder):
     return "sweeps" not in parameters and manifest.get("key") != stage_key(parameters, fingerprint, before)
 
 
-def data_fingerprint(values):
-    """The fingerprint of the data set that the parameters name; an empty string where they name none."""
-    if "dataset" not in values:
-        return ""
+def data_source(values):
+    """Of the data set that the parameters name: its `ids`, each list read once, and its fingerprint; else None."""
     from .data import open_dataset
 
-    return open_dataset(values["dataset"], values.get("data_root", "")).fingerprint()
+    dataset = open_dataset(values["dataset"], values.get("data_root", "")) if "dataset" in values else None
+    return dataset and (functools.cache(dataset.ids), dataset.fingerprint())
+
+
+def data_fingerprint(values, source):
+    """What a stage's data are: the fingerprint of their set and that of the lists which its parameters name."""
+    from .data import LISTS, list_ids
+
+    if source is None or "dataset" not in values:
+        return ""
+    ids = [list_ids(source[0], values, name) for name in LISTS if name in values]
+    return f"{source[1]}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:16]}"
 
 
 def remove(folder):
@@ -158,7 +168,7 @@ def worth_keeping(folder, key):
 def changes(folder, parameters):
     """What differs between a stage's folder and `parameters`, in words, for the person whose results are at stake."""
     before = read_json(folder / "params.json")
-    names = [n for n, value in parameters.items() if n not in WITHOUT_EFFECT and before.get(n, value) != value]
+    names = [n for n, value in parameters.items() if n not in WITHOUT_KEY and before.get(n, value) != value]
     text = ", ".join(f"{name} {before[name]!r} → {parameters[name]!r}" for name in names)
     return text or "an earlier stage, the data or the weights changed"
 
@@ -187,7 +197,7 @@ def open_stage(name, namespace):
     folder, lock = resolve(values["run_folder"]) / name, None
     if interactive():
         before = [path.stem for path in stage_notebooks(notebooks) if path.stem < name]
-        fingerprint = data_fingerprint(values)
+        fingerprint = data_fingerprint(values, data_source(values))
         key = stage_key(values, fingerprint, [folder.parent / other for other in before])
         if lost := worth_keeping(folder, key):
             raise UserError(
@@ -215,8 +225,15 @@ class Stage:
         if finished_key(folder) is None:
             notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
             own = {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
+            if "start" in self._manifest:  # an earlier pass did not come to its end
+                before = {name: self._manifest[name] for name in ("start", "git", "code")}
+                own["passes"] = [*self._manifest.get("passes", []), before]
             self._manifest |= environment() | own
             self._write()
+
+    def __getstate__(self):
+        """For a process of its own, which shows progress and holds no lock."""
+        return vars(self) | {"_lock": None}
 
     def _write(self):
         write_json(self.folder / "params.json", self.parameters)
@@ -271,7 +288,10 @@ class Stage:
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
         if finished_key(self.folder) is None:
             spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with passes before, same key
-            self._manifest |= _usage() | {"end": _now(), "seconds": round(spent, 1)}
+            self._manifest |= _usage(self.parameters.get("device", "auto")) | {
+                "end": _now(),
+                "seconds": round(spent, 1),
+            }
         self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
@@ -281,34 +301,6 @@ class Stage:
         rows = [row[1:] for row in results_rows(records)]  # the stage is known here
         few = aligned(rows) if records else "no masks, so nothing was measured"
         print(few if len(records) <= MOST_ROWS else f"{len(records)} records in metrics.json", flush=True)
-
-
-def clock(seconds):
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-class Progress:
-    """Prints a line every PROGRESS_SECONDS, none right before that of the end: done/total, speed, time left."""
-
-    def __init__(self, prefix, total, unit):
-        self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
-        self._start = self._printed = time.monotonic()
-
-    def update(self, n=1, note=""):
-        """Counts `n` more units of work as done; `note` ends the line, if one is printed."""
-        self.done += n
-        now = time.monotonic()
-        speed = self.done / max(now - self._start, 1e-6)
-        left = (self.total - self.done) / max(speed, 1e-6)
-        if self.done < self.total and (now - self._printed < PROGRESS_SECONDS or left < PROGRESS_SECONDS / 5):
-            return
-        self._printed = now
-        seconds, word = (left, "left") if self.done < self.total else (now - self._start, "in all")
-        rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        done = f"{self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock(seconds)} {word}"
-        print(" · ".join(filter(None, (self.prefix, done, note))), flush=True)
 
 
 def results_rows(records):
@@ -374,7 +366,7 @@ def environment():
     }
 
 
-def _usage():
+def _usage(device):
     """Peak memory of this process and its largest child, threads, what precision "auto" stood for, the GPU's use."""
     import resource
 
@@ -384,7 +376,7 @@ def _usage():
     if torch := "weaktr.models" in sys.modules and sys.modules["torch"]:  # else no network took part
         from .train_cam import auto_precision, pick_device
 
-        usage |= {"threads": torch.get_num_threads(), "auto_precision": auto_precision(pick_device())}
+        usage |= {"threads": torch.get_num_threads(), "auto_precision": auto_precision(pick_device(device))}
     if torch and torch.cuda.is_available():
         usage |= {"gpu": torch.cuda.get_device_name(), "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
     return usage

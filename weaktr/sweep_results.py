@@ -10,7 +10,7 @@ from . import statistics, tables
 from .errors import RunError, UserError
 from .files import atomic, read_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
-from .stages import aligned, data_fingerprint
+from .stages import aligned, data_source
 from .sweeps import plan
 
 FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")
@@ -129,8 +129,10 @@ def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
 def _earlier_data(sweep, runs, notebooks):
     """A note for `manifests` of runs whose data were not those that the sweep would read now."""
     with contextlib.suppress(UserError):  # data that are not here cannot be compared
-        now = data_fingerprint(check_parameters(next(iter(sweep.overrides.values())), catalogue(notebooks)))
-        if set(runs.get("data_fingerprint", pd.Series(dtype=str)).dropna()) - {"", now}:
+        values = check_parameters(next(iter(sweep.overrides.values())), catalogue(notebooks))
+        _, now = data_source(values) or ("", "")
+        made = {str(one).partition("-")[0] for one in runs.get("data_fingerprint", pd.Series()).dropna()}
+        if made - {"", now}:
             return ", made with an earlier version of the data: not to be compared with newer runs"
     return ""
 

@@ -22,7 +22,7 @@ from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .processes import spawned
 from .runs import RunFolder, run, short
-from .stages import WITHOUT_EFFECT, cores, data_fingerprint, finished_key, remove, resolve
+from .stages import WITHOUT_EFFECT, cores, data_source, finished_key, remove, resolve
 from .sweep_files import SWEEPS, Sweep
 
 POLL_SECONDS = 0.2
@@ -59,7 +59,7 @@ def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
     """
     from .checks import check_run
 
-    declared, fingerprints, checked, runs = catalogue(notebooks), {}, set(), []
+    declared, sources, extremes, loaded, runs = catalogue(notebooks), {}, {}, set(), []
     for sweep in sweeps:
         for variant, overrides in sweep.overrides.items():
             for seed in sweep.seeds:
@@ -67,13 +67,16 @@ def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
                 given = overrides | {"seed": seed, "run_folder": str(folder)}
                 values = check_parameters(given, declared)
                 source = (values.get("dataset"), values.get("data_root"))
-                known = repr([values.get(n) for n in ("dataset", "data_root", "train_list", "eval_list", "val_list")])
+                files = [values.get(n) for n in ("dataset", "data_root", "train_list", "eval_list", "val_list")]
+                files = repr([files, values.get("oracle_noise", -1) >= 0, values.get("cam_checkpoint")])
+                start = repr([values.get(n) for n in ("backbone", "weights", "seg_backbone", "seg_weights")])
                 if check and "dataset" in values:
-                    check_run(values, data=known not in checked)
-                    checked.add(known)
-                if source not in fingerprints:
-                    fingerprints[source] = data_fingerprint(values)
-                place = RunFolder(values, folder, declared, fingerprints[source])
+                    new = {"data": files not in extremes, "weights": start not in loaded and "backbone" in values}
+                    extremes[files] = check_run(values, **new, extremes=extremes.get(files))
+                    loaded.add(start)
+                if source not in sources:
+                    sources[source] = data_source(values)
+                place = RunFolder(values, folder, declared, sources[source])
                 _check_version(place)
                 runs.append(SweepRun(sweep, variant, seed, values, place, list(sweep.stages)))
                 _skip_finished(runs[-1])
@@ -268,7 +271,12 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                 elif one.stages and len(active) < jobs and what not in {key for _, key in active.values()}:
                     given = {name: value for name, value in one.values.items() if name != "run_folder"}
                     arguments = (given, short(one.place.path), one.stages[0], one.sweep.preset, str(notebooks))
-                    active[executor.submit(execute_stage, *arguments)] = (one, what)
+                    try:
+                        job = executor.submit(execute_stage, *arguments)
+                    except Exception as error:  # a full queue, for example: tried again when a job ends
+                        one.state, one.message = "waiting" if active else "failed", f"not started: {error}"
+                        continue
+                    active[job] = (one, what)
                     one.state, one.message, one.began = "running", one.stages[0], time.monotonic()
             if changed:
                 _record(runs, show)
@@ -285,8 +293,8 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                     if one.stages and one.stages[0] == stage:
                         raise UserError("made, but not under its key: the data changed; start the sweep again")
                 except Exception as error:  # whatever it was, it is this run's: the others go on
-                    killed = isinstance(error, BrokenExecutor)
-                    reason = "its process was killed, most often for lack of memory" if killed else error
+                    killed = isinstance(error, BrokenExecutor) or type(error).__name__ == "UncompletedJobError"  # Slurm
+                    reason = "its process was killed, most often for lack of memory or time" if killed else error
                     one.state, one.message = "failed", f"{one.stages[0]}: {reason}"
                     if not killed:  # runs that share the stage would fail there, too
                         failed[what] = one

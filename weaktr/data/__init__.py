@@ -8,6 +8,7 @@ from ..errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 DATASETS = ("synthetic", "voc12", "coco14", "coco14_80", "folder")
+LISTS = ("train_list", "eval_list", "val_list")
 
 
 def open_dataset(name, root=""):
@@ -35,6 +36,14 @@ def open_dataset(name, root=""):
     return VOC(root)
 
 
+def list_ids(ids, parameters, name):
+    """What a data set's `ids` gives for the list that a parameter, one of LISTS, names; a DataError says which."""
+    try:
+        return ids(parameters[name])
+    except DataError as error:
+        raise DataError(f"parameter {name}: {error}") from error
+
+
 def check_parameters(parameters, files=True):
     """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
 
@@ -46,18 +55,15 @@ def check_parameters(parameters, files=True):
     batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
     if parameters.get("cam_checkpoint") == "oracle_miou" and not dataset.has_masks:
         raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
-    for name, masks in (("train_list", False), ("eval_list", True), ("val_list", True)):
+    for name in LISTS:
         if name in parameters:
-            try:
-                ids = dataset.ids(parameters[name])
-            except DataError as error:
-                raise DataError(f"parameter {name}: {error}") from error
+            ids = list_ids(dataset.ids, parameters, name)
             if name == "train_list" and len(ids) < batch:
                 raise DataError(
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
                     "cam_batch_size or seg_batch_size"
                 )
-            masks = (masks and dataset.has_masks) or (name == "train_list" and parameters.get("oracle_noise", -1) >= 0)
+            masks = parameters.get("oracle_noise", -1) >= 0 if name == "train_list" else dataset.has_masks
             needs_mask |= {i: parameters[name] if masks else needs_mask.get(i) for i in ids}
     if files:
         from ..scores import in_shares
@@ -65,9 +71,12 @@ def check_parameters(parameters, files=True):
         dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
         job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
         sizes = [one for share in in_shares(job, list(needs_mask), parameters.get("workers", 1)) for one in share]
-        for name in (parameters[name] for name in ("train_list", "eval_list") if name in parameters):
+        labelled = ("train_list", "eval_list", *["val_list"] * (parameters.get("cam_checkpoint") == "map"))
+        for name in (parameters[name] for name in labelled if name in parameters):
             if not any(dataset.labels(image_id).any() for image_id in dataset.ids(name)):
-                raise DataError(f"list {name}: no image of it shows a class; CAMs are made of the classes of a label")
+                raise DataError(
+                    f"list {name}: no image of it shows a class, and without labels there is nothing to go by"
+                )
         return max(sizes, key=lambda one: math.prod(one[1])), min(sizes, key=lambda one: min(one[1]))
 
 

@@ -125,16 +125,16 @@ class COCO(VOC):
         return found
 
     def fingerprint(self):
-        """Hex digest of the class names, the lists, and every other file's name and size."""
-        return self._digest(("voc_format/*.txt",), ("images", "voc_format/class_labels", "annotations"))
+        """Hex digest of the class names, and the names and sizes of images, masks and annotations; not of the lists."""
+        return self._digest(("images", "voc_format/class_labels", "annotations"))
 
 
 def _eighty(path, value, reason):
     """The DataError for a mask that numbers 80 classes, as its `value` shows."""
     return DataError(
         f"mask {path} holds {value}, which {reason}: these masks number the 80 classes without gaps; convert them with "
-        "weaktr.data.coco.from_contiguous, or write them anew from the annotations with `python -m weaktr data "
-        "coco-masks`"
+        "weaktr.data.coco.from_contiguous, or delete them and make new ones from the annotations with `python -m "
+        "weaktr data coco-masks`"
     )
 
 

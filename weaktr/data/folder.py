@@ -84,6 +84,9 @@ class Folder(VOC):
             found[image_id] = {"path": place, "labels": labels, "split": row.get("split", ""), "line": line}
         if not found:
             raise DataError(f"{path} names no image; write a line for each")
+        blank = [row["line"] for row in found.values() if not row["split"]]
+        if blank and len(blank) < len(found):
+            raise DataError(f"{path}, line {blank[0]}: no split, where other lines have one; write it")
         return found
 
     def ids(self, list_name):

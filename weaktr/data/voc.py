@@ -101,7 +101,10 @@ class VOC:
         self.labels(image_id)
         if not path.is_file():
             if mask_list:
-                raise DataError(f"image {image_id} has no mask {path}; add it or take it off list {mask_list}")
+                raise DataError(
+                    f"image {image_id} has no mask {path}; add it, take it off list {mask_list}, or give eval_list and "
+                    "val_list lists with masks"
+                )
             return image, None
         mask = self.mask(image_id)
         if mask.shape != size:
@@ -116,16 +119,15 @@ class VOC:
         """Raises DataError for a mask (H,W) that numbers its classes in another way; VOC knows one way only."""
 
     def fingerprint(self):
-        """Hex digest of the class names, the lists, the annotations, and every other file's name and size."""
+        """Hex digest of the class names, the annotations, and all images' and masks' names and sizes; not of lists."""
         places = ("JPEGImages", "SegmentationClass", "SegmentationClassAug")
-        return self._digest(("ImageSets/Segmentation/*.txt", "Annotations/*.xml"), places)
+        return self._digest(places, "Annotations/*.xml")
 
-    def _digest(self, whole, sizes):
-        """Over the files that the patterns `whole` match, and over names and sizes in the folders `sizes`."""
+    def _digest(self, sizes, whole=None):
+        """Over names and sizes in the folders `sizes`, and over the files that the pattern `whole` matches."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for pattern in whole:
-            for path in sorted(self.folder.glob(pattern)):
-                digest.update(path.name.encode() + path.read_bytes())
+        for path in sorted(self.folder.glob(whole)) if whole else ():
+            digest.update(path.name.encode() + path.read_bytes())
         for place in sizes:
             for path in sorted(path for path in (self.folder / place).rglob("[!.]*") if path.is_file()):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())

@@ -93,7 +93,8 @@ class AttentionFusion(nn.Module):
         batch, like = len(outputs[0]), outputs[0]
         if self.variant in ("adaptive", "random"):
             features = self.head_features(outputs) if self.variant == "adaptive" else self.features.expand(batch, -1)
-            return self.head_ffn(features).sigmoid().view(batch, self.heads, self.depth).transpose(1, 2)
+            logits = self.head_ffn(features).float()  # bfloat16 has nothing between 0.998 and 1, nor a gradient there
+            return logits.sigmoid().view(batch, self.heads, self.depth).transpose(1, 2)
         if self.variant == "learned":
             return self.logits.sigmoid().expand(batch, -1, -1)
         weights = torch.ones(batch, self.depth, self.heads, device=like.device)
