@@ -40,7 +40,7 @@ BAD = {
     "reduction": (100, "lower it"),
     "backbone": ("resnet18", "no plain ViT"),
     "weights": ("nowhere/deit.safetensors", "does not exist"),
-    "photograph": ("nowhere/cat.jpg", "does not exist"),
+    "photograph": ("nowhere/cat.jpg", "parameter photograph: "),
     "cam_batch_size": (64, "32 images, fewer than a batch of 64"),
     "train_list": ("trian", "does not exist"),
     "dataset": ("voc07", "one of synthetic, voc12"),
@@ -118,7 +118,7 @@ def test_scales_that_leave_nothing_are_refused_beforehand():
 def test_unknown_backbone_names_known_ones():
     with pytest.raises(UserError, match=r"deit_small_patch17_224.*deit"):
         check_run(DEFAULTS | {"backbone": "deit_small_patch17_224"})
-    with pytest.raises(UserError, match=r"nonsense_vit.*for example deit_small_patch16_224"):
+    with pytest.raises(UserError, match=r"nonsense_vit.*one is deit_small_patch16_224"):
         check_run(DEFAULTS | {"backbone": "nonsense_vit"})
 
 

@@ -187,8 +187,10 @@ def test_label_grid_colours_what_the_crf_changed(scenes):
     seed[20, 20] = 0  # fixed
     refined[25, 25] = 3  # broken
     seed[30, 30], refined[30, 30] = 0, 3  # wrong before and after
-    figure = plots.label_grid([{"image": image, "seed": seed, "refined": refined, "truth": truth}] * 2, CLASSES)
-    assert {"fixed by CRF", "broken by CRF", "change", "elephant"} <= set(check(figure))
+    figure = plots.label_grid(
+        [{"image": image, "seed": seed, "refined": refined, "truth": truth}] * 2, CLASSES, ["+9", "-9"]
+    )
+    assert {"+9", "-9", "fixed by CRF", "broken by CRF", "change", "elephant"} <= set(check(figure))
     change = pictures(figure)[4]
     places = {"right before and after": (0, 0), "fixed by CRF": (20, 20), "broken by CRF": (25, 25),
               "wrong before and after": (30, 30), "not counted": (10, 10)}  # fmt: skip
@@ -235,24 +237,26 @@ def test_data_charts(rng, names):
     np.testing.assert_array_equal([bar.get_width() for bar in figure.axes[0].patches], sorted(counts, reverse=True))
 
     matrix = np.full((len(names), len(names)), 10) + 30 * np.eye(len(names), dtype=int)
-    figure = plots.co_occurrence(matrix, names)
+    figure = plots.co_occurrence(matrix, names, "images of train (9)")
     assert check(figure).count("25") == len(names) * (len(names) - 1)
     assert np.isnan(np.diag(pictures(figure)[0].filled(np.nan))).all()
 
 
 def test_training_history(history):
-    figure = plots.training_history(history)
+    figure = plots.training_history(history, "val (9)")
+    assert "mAP on val (9) (%)" in check(figure)
     texts = check(figure)
     losses, _, rate = figure.axes
-    assert {"epoch", "mAP on val (%)", "Learning rate (1e-3)", "sum"} <= set(texts)
+    assert {"epoch", "mAP on val (9) (%)", "Learning rate (1e-3)", "sum"} <= set(texts)
     np.testing.assert_allclose(losses.lines[3].get_ydata(), history["loss_fine"])
     np.testing.assert_allclose(rate.lines[0].get_ydata(), history["lr"] * 1e3)
     history.loc[:5, "map_val"] = np.nan
-    assert len(plots.training_history(history).axes[1].lines[0].get_ydata()) == 2
+    assert len(plots.training_history(history, "val (9)").axes[1].lines[0].get_ydata()) == 2
 
 
 def test_training_history_of_one_epoch(history):
-    check(plots.training_history(history.iloc[:1]))
+    one = plots.training_history(history.iloc[:1], "val (9)")
+    assert "1" in check(one) and not any(text.startswith("0.9") for text in check(one))
 
 
 def test_per_class_bars():
@@ -267,13 +271,13 @@ def test_per_class_bars():
 @pytest.mark.parametrize("layers, heads", [(8, 3), (12, 6), (12, 1)])
 def test_head_weights(rng, layers, heads):
     weights = rng.uniform(0.3, 0.7, (layers, heads))
-    figure = plots.head_weights(weights, 0.02 * np.ones_like(weights))
+    figure = plots.head_weights(weights, 0.02 * np.ones_like(weights), "9 images of val")
     assert {"layer", "head", "head 1"} <= set(check(figure))
     np.testing.assert_allclose(pictures(figure)[0], weights.T)
     np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), weights[:, 0])
     # weights that are nearly equal must look so in one of the panels, and be told apart in the other
     assert figure.axes[0].collections[0].get_clim() == (0, 1)
-    equal = plots.head_weights(0.9995 + 0.0005 * weights, 1e-4 * np.ones_like(weights))
+    equal = plots.head_weights(0.9995 + 0.0005 * weights, 1e-4 * np.ones_like(weights), "val")
     assert {"0.9996", "0.9997", "0.9998", "0.9999"} & set(check(equal))
 
 
@@ -321,7 +325,7 @@ def test_clipping_history(rng, length):
         history.loc[length - 2, ["clipped", "clipped_known", "clipped_wrong"]] = 0
     active = history["clipped"] > 0
     history = history.assign(known_active=history["known"] * active, wrong_active=history["wrong"] * active)
-    figure = plots.clipping_history(history, start_value=0.8)
+    figure = plots.clipping_history(history, "train (9 images)", start_value=0.8)
     assert {"start value 0.80", "epoch", "Share of clipped pixels"} <= set(check(figure)) and len(figure.axes) == 3
     precision, recall, base = (np.asarray(line.get_ydata()) for line in figure.axes[2].lines)
     assert np.isnan([part[: length // 2] for part in (precision, recall, base)]).all()
@@ -378,7 +382,7 @@ def test_stage_bars():
 def test_score_histogram_parts_background_and_objects():
     counts = np.zeros(1000)
     counts[100:110], counts[805:815] = 60, 20
-    figure = plots.score_histogram(counts, 0.47, "Otsu of the CAMs, no mask")
+    figure = plots.score_histogram(counts, "9 images of train", 0.47, "Otsu of the CAMs, no mask")
     assert "chosen, Otsu of the CAMs, no mask: t = 0.47" in check(figure)
     heights = {round(bar.get_x(), 2): bar.get_height() for bar in figure.axes[0].patches if bar.get_height()}
     assert heights == pytest.approx({0.1: 75, 0.8: 25})

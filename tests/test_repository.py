@@ -212,6 +212,12 @@ def test_presets_are_valid(name):
         assert word in presets.PRESETS[name].__doc__
 
 
+def test_what_is_committed_stays_small():
+    """A clone is quick, and the reference run is read in a browser: issue 2 allows it 15 MB."""
+    size = sum(path.stat().st_size for path in committed() if "papermill_runs" in path.parts)
+    assert 1e6 < size < 15e6
+
+
 def test_the_reference_run_is_what_the_demo_makes():
     """What the README shows was made with the parameters that `make demo` has now, in a clean checkout."""
     for name, declared in catalogue().items():

@@ -402,7 +402,7 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds an unfinished stage"):
         runs.open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
     assert (stage.folder / "artefact.txt").exists()
-    with pytest.raises(ParameterError, match="lr: '1e-4' is of type str"):
+    with pytest.raises(ParameterError, match="lr: '1e-4' is no float"):
         runs.open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
         runs.open_stage("01_first", {"run_folder": "x"})
@@ -587,6 +587,7 @@ def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_pat
     [
         (["run", "--preset", "dmo"], "unknown preset 'dmo', did you mean demo"),
         (["run", "--set", "seed"], "--set 'seed': write it as name=value"),
+        (["run", "--run-folder", "a", "--set", "run_folder=b"], "--run-folder a, run_folder=b: give one of them"),
         (["sweep", "some.toml", "--jobs", "-1"], "--jobs -1: give a number"),
     ],
 )

@@ -94,6 +94,8 @@ def _run(options):
         if not equals or not name:
             raise ParameterError(f"--set {text!r}: write it as name=value")
         given[name] = value
+    if options.run_folder and "run_folder" in given:
+        raise ParameterError(f"--run-folder {options.run_folder}, run_folder={given['run_folder']}: give one of them")
     folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
     runs.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
 

@@ -76,7 +76,10 @@ def check_run(values, data=True, weights=False, extremes=None):
                 "rand-m9-mstd0.5-inc1"
             ) from error
     if values.get("photograph"):
-        read_image(resolve(values["photograph"]))
+        try:
+            read_image(resolve(values["photograph"]))
+        except DataError as error:
+            raise ParameterError(f"parameter photograph: {error}") from error
     pick_device(values.get("device", "auto"))
     patch = _check_model(values, weights) if "backbone" in values else None
     extremes = check_data(values, files=data) or extremes
@@ -97,7 +100,9 @@ def _check_model(values, weights):
 
     for name in ("weights", "seg_weights"):
         if values.get(name) and not resolve(values[name]).is_file():
-            raise UserError(f"parameter {name}: {values[name]} does not exist; give a file, or leave it empty")
+            raise UserError(
+                f"parameter {name}: {values[name]} is no file, or does not exist; give one, or leave it empty"
+            )
     try:
         names = ("image_size", "fusion", "pool", "reduction", "last_k")
         options = {name: values[name] for name in names if name in values}

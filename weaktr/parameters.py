@@ -122,7 +122,7 @@ def checked(name, value, kind, like=()):
         value = [checked(name, item, _item_type(like)) if like else item for item in value]
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         form = {bool: "true or false", list: "[a, b] or a,b"}.get(kind, f"a value of type {kind.__name__}")
-        known = "not finite" if type(value) is kind else f"of type {type(value).__name__}"
+        known = "not finite" if type(value) is kind else f"no {kind.__name__}"
         raise ParameterError(f"parameter {name}: {value!r} is {known}; give {form}")
     return value
 

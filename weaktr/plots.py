@@ -94,20 +94,20 @@ def _bars(ax, values, labels, colours, texts, **keywords):
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def co_occurrence(matrix, names):
-    """Which classes share images: counts (C, C), the diagonal being the images of a class → row shares in percent."""
+def co_occurrence(matrix, names, on):
+    """Which classes share images of a list: counts (C, C), on the diagonal the images of a class → percent of a row."""
     matrix = np.asarray(matrix, float)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 100 * matrix / np.diag(matrix)[:, None]
     np.fill_diagonal(share, np.nan)
     title = "Images of the row's class that\nalso show the column's class (%)"
-    return _square(share, names, "{:.0f}".format, height=1.2, high=100, title=title)
+    return _square(share, names, "{:.0f}".format, height=1.4, high=100, title=title, xlabel=on)
 
 
 # ── 01 · CAM training ─────────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def training_history(history):
-    """Loss terms, mAP and learning rate: DataFrame epoch, lr, loss, loss_cls, loss_coarse, loss_fine, map_val (%)."""
+def training_history(history, on):
+    """Loss terms, mAP on a list and rate: DataFrame epoch, lr, loss, loss_cls, loss_coarse, loss_fine, map_val (%)."""
     figure = Figure(figsize=(WIDTH, 2.5))
     losses, precision, rate = figure.subplots(1, 3)
     terms = {"loss": "sum", "loss_cls": "class tokens", "loss_coarse": "coarse CAM", "loss_fine": "fine CAM"}
@@ -117,13 +117,13 @@ def training_history(history):
     figure.legend(loc="outside lower left", ncols=4)
     measured = history.dropna(subset="map_val")
     precision.plot(measured["epoch"], measured["map_val"], marker="o")
-    precision.set(title="mAP on val (%)")
+    precision.set(title=f"mAP on {on} (%)")
     power = int(np.floor(np.log10(history["lr"].max())))
     rate.plot(history["epoch"], history["lr"] / 10.0**power, marker="o", color=GREY)
     rate.set(title=f"Learning rate (1e{power})", ylim=(0, None))
     for ax in (losses, precision, rate):
         ax.set(xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     return figure
 
 
@@ -146,8 +146,8 @@ def per_class_bars(values, title, xlabel):
 
 # ── 02 · CAM generation ───────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def head_weights(weights, std):
-    """Learned fusion weights (L, H), a mean over images, with their standard deviation (L, H)."""
+def head_weights(weights, std, on):
+    """Learned fusion weights (L, H), a mean over the images of `on`, with their standard deviation (L, H)."""
     weights = np.asarray(weights, float)
     layers, heads = weights.shape
     figure = Figure(figsize=(WIDTH, 0.5 * max(2.6, 0.42 * heads) + 1.3))
@@ -157,15 +157,13 @@ def head_weights(weights, std):
         table, weights.T, numbers[:heads], numbers[:layers], "{:.2f}".format, inches=3.4, colours="cividis",
         low=0, high=max(1, weights.max()),
     )  # fmt: skip
-    table.set(title="Mean weight of each head", xlabel="layer", ylabel="head")
+    table.set(title=f"Mean weight, {on}", xlabel="layer", ylabel="head")
     across = np.linspace(-0.25, 0.25, heads) if heads > 1 else np.zeros(1)
     for head in range(heads):
         x, spread = np.arange(1, layers + 1) + across[head], np.asarray(std)[:, head]
         colour, marker = OKABE_ITO[head % 8], MARKERS[head % 8]
-        label = f"head {head + 1}"
-        strip.errorbar(
-            x, weights[:, head], spread, fmt=marker, color=colour, elinewidth=0.8, markersize=3.5, label=label
-        )
+        look = {"fmt": marker, "color": colour, "elinewidth": 0.8, "markersize": 3.5, "label": f"head {head + 1}"}
+        strip.errorbar(x, weights[:, head], spread, **look)
     middle = weights.mean(1)
     strip.hlines(middle, np.arange(1, layers + 1) - 0.36, np.arange(1, layers + 1) + 0.36, color=BLACK, linewidth=1.5)
     strip.set(title="Per layer, enlarged (line: mean), ± std", xlabel="layer")
@@ -211,14 +209,14 @@ def threshold_curve(curve, on, chosen=None, chosen_from="without masks", best=No
 
 
 @style()
-def score_histogram(counts, chosen, chosen_from):
-    """Pixels by the height of their strongest CAM, (n,) counts over 0…1, and the background score in use."""
+def score_histogram(counts, on, chosen, chosen_from):
+    """Pixels of a list by the height of their strongest CAM, (n,) counts over 0…1, and the background score in use."""
     shares = 100 * counts.reshape(50, -1).sum(1) / counts.sum()
-    figure = Figure(figsize=(COLUMN, 2.3))
+    figure = Figure(figsize=(COLUMN, 2.5))
     ax = figure.subplots()
     ax.bar((np.arange(50) + 0.5) / 50, shares, 0.02, color=np.where(np.arange(50) + 0.5 < 50 * chosen, "0.75", SKY))
     ax.axvline(chosen, color=BLUE, linestyle="--", linewidth=1, label=f"chosen, {chosen_from}: t = {chosen:.2f}")
-    ax.set(title="Pixels by their strongest CAM (%)", xlabel="CAM (left of t: background)", xlim=(0, 1))
+    ax.set(title=f"Pixels by their strongest CAM (%)\n{on}", xlabel="CAM (left of t: background)", xlim=(0, 1))
     figure.legend(loc="outside lower center")
     return figure
 
@@ -269,21 +267,20 @@ def crf_gain(table, on):
     gain = table["after"] - table["before"]
     figure = Figure(figsize=(WIDTH, 3.1))
     scatter, histogram = figure.subplots(1, 2)
-    groups = {
+    looks = {
         "helped": (gain > 0, BLUE, "o"),
         "harmed": (gain < 0, VERMILLION, "D"),
         "unchanged": (gain == 0, GREY, "s"),
     }
-    for name, (chosen, colour, marker) in groups.items():
+    for name, (chosen, colour, marker) in looks.items():
         points, label = table[chosen], f"{name}: {chosen.sum()} ({chosen.mean():.0%})"
         scatter.scatter(
             points["before"], points["after"], s=7, alpha=0.6, color=colour, marker=marker, linewidth=0, label=label,
             clip_on=False,
         )  # fmt: skip
     scatter.axline((0, 0), slope=1, color=GREY, linewidth=1)
-    scatter.set(
-        xlim=(0, 100), ylim=(0, 100), aspect="equal", xlabel="seed", ylabel="after CRF", title="mIoU of each image (%)"
-    )
+    labels = {"xlabel": "seed", "ylabel": "after CRF", "title": "mIoU of each image (%)"}
+    scatter.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", **labels)
     edge = max(1.0, np.ceil(gain.abs().max()))
     bins = np.linspace(-edge, edge, 41)  # zero is an edge
     histogram.hist(gain[gain > 0], bins, color=BLUE)
@@ -296,8 +293,8 @@ def crf_gain(table, on):
 
 # ── 04 · online retraining ────────────────────────────────────────────────────────────────────────────────────────
 @style()
-def clipping_history(history, start_value=None):
-    """Clipping over training: DataFrame epoch, loss, loss_unclipped and what `train_segmenter` has RECORDED of pixels.
+def clipping_history(history, on, start_value=None):
+    """Clipping in training on a list: DataFrame epoch, loss, loss_unclipped and what `train_segmenter` has RECORDED.
 
     Faint: as logged; bold: the last 25th of the training together, shares of all its pixels. Below, from the first
     clipped pixel on, precision, recall and chance are those of the iterations that clip. `start_value` is the loss from
@@ -309,16 +306,12 @@ def clipping_history(history, start_value=None):
     rolling, clipping = history.rolling(window, min_periods=1), history["clipped"].cumsum() > 0
     means, sums = rolling.mean(), rolling.sum()
     whole = clipping.rolling(window).min() == 1  # before that, a few pixels would stand for all
-    for column, colour, dashes, label in (
-        ("loss_unclipped", GREY, "--", "before clipping"),
-        ("loss", BLUE, "-", "after clipping"),
-    ):
+    losses = (("loss_unclipped", GREY, "--", "before clipping"), ("loss", BLUE, "-", "after clipping"))
+    for column, colour, dashes, label in losses:
         loss.plot(epoch, history[column], color=colour, alpha=0.25, linewidth=0.7)
         loss.plot(epoch, means[column], color=colour, linestyle=dashes, label=label)
     if start_value is not None:
-        loss.axhline(
-            start_value, color=VERMILLION, linestyle=":", linewidth=1.2, label=f"start value {start_value:.2f}"
-        )
+        loss.axhline(start_value, color=VERMILLION, linestyle=":", label=f"start value {start_value:.2f}")
     share.plot(epoch, history["clipped"] / history["labelled"], color=BLUE, alpha=0.25, linewidth=0.7)
     share.plot(epoch, (sums["clipped"] / sums["labelled"]).where(whole), color=BLUE)
     for part, of, colour, dashes, label in (
@@ -327,7 +320,7 @@ def clipping_history(history, start_value=None):
         ("wrong_active", "known_active", BLACK, ":", "wrong labels among all pixels (clipping at random)"),
     ):
         finds.plot(epoch, (sums[part] / sums[of]).where(whole), color=colour, linestyle=dashes, label=label)
-    loss.set(title="Loss (faint: as logged)", ylim=(0, None))
+    loss.set(title=f"Loss on {on} (faint: as logged)", ylim=(0, None))
     share.set(title="Share of clipped pixels", ylim=(0, None))
     finds.set(title="Does clipping find label noise? Iterations that clip", ylim=(0, None), xlabel="epoch")
     for ax in (share, finds):
@@ -390,7 +383,6 @@ def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     ax.set(title=title, xlim=(0, None))
     handles = [Patch(color=(BLUE, ORANGE, GREEN)[i % 3], label=name) for i, name in enumerate(lists)]
     if oracle.any():
-        text = "oracle: made or chosen with masks"
-        handles.append(Patch(facecolor="0.7", hatch="////", edgecolor="white", label=text))
+        handles.append(Patch(fc="0.7", hatch="////", ec="white", label="oracle: made or chosen with masks"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure

@@ -266,10 +266,10 @@ def attention_gallery(image, maps, weights, class_name, first=(0, 0)):
 
 
 @style()
-def label_grid(rows, class_names):
-    """What the CRF does to seeds: each row is a dict image, seed, refined, truth (masks)."""
+def label_grid(rows, class_names, names=()):
+    """What the CRF does to seeds: each row is a dict image, seed, refined, truth (masks); names stand at their left."""
     titles = ["image", "seed", "after CRF", "truth", "change"]
-    figure, axes = _grid([row["image"].shape[:2] for row in rows], len(titles), titles)
+    figure, axes = _grid([row["image"].shape[:2] for row in rows], len(titles), titles, names)
     for line, row in zip(axes, rows):
         for ax, key in zip(line, ("image", "seed", "refined", "truth")):
             _show(ax, row[key])

@@ -153,7 +153,7 @@ def published(table):
 
 
 @style()
-def head_correlation(correlation, heads):
+def head_correlation(correlation, heads, on):
     """How alike the heads look: correlation (L·H, L·H) of their class attention maps, heads of a layer side by side."""
     correlation = np.array(correlation, float)
     np.fill_diagonal(correlation, np.nan)
@@ -169,7 +169,7 @@ def head_correlation(correlation, heads):
     for edge in np.arange(1, layers) * heads - 0.5:
         ax.axhline(edge, color="0.7", linewidth=1)
         ax.axvline(edge, color="0.7", linewidth=1)
-    title = f"Correlation between heads ({heads} a layer)\nmean {np.nanmean(correlation):.2f}, diagonal left blank"
+    title = f"Correlation between heads ({heads} a layer)\n{on}, mean {np.nanmean(correlation):.2f}"
     ax.set(title=title, xlabel="layer", ylabel="layer")
     figure.colorbar(picture, ax=ax, shrink=0.9)
     return figure

@@ -80,7 +80,7 @@ class VOC:
                 f"annotation {path} does not exist; image labels are read from it: restore it, or take the image off "
                 "its list"
             ) from error
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, OSError) as error:
             raise DataError(f"annotation {path} is no well-formed XML ({error}); restore the file") from error
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
@@ -101,10 +101,8 @@ class VOC:
         self.labels(image_id)
         if not path.is_file():
             if mask_list:
-                raise DataError(
-                    f"image {image_id} has no mask {path}; add it, take it off list {mask_list}, or give eval_list and "
-                    "val_list lists with masks"
-                )
+                remedy = f"add it, take it off list {mask_list}, or give eval_list and val_list lists with masks"
+                raise DataError(f"image {image_id} has no mask {path}; {remedy}")
             return image, None
         mask = self.mask(image_id)
         if mask.shape != size:

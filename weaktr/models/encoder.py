@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
 from ..files import shipped_weights
+from ..parameters import near
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 NORMALISATIONS = {  # mean and standard deviation per RGB channel
@@ -82,8 +83,9 @@ def make_vit(backbone, *, image_size, patch_size=None, eps=1e-6, drop_path=0.0):
         family = Eva if backbone.get("use_rot_pos_emb") else VisionTransformer
         return family(**({name: value for name, value in backbone.items() if name != "normalise"} | kwargs))
     if not timm.is_model(backbone):
-        near = timm.list_models(f"*{backbone.split('_')[0]}*patch*")[:5] or ["deit_small_patch16_224"]
-        raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}; for example {', '.join(near)}")
+        plain = timm.list_models(["deit*patch*", "vit_*patch*"], exclude_filters=["*distilled*", "*dinov3*", "*rope*"])
+        known = near(backbone, plain) or "; one is deit_small_patch16_224"
+        raise UserError(f"backbone {backbone!r} is not known to timm {timm.__version__}{known}")
     try:
         vit = timm.create_model(backbone, **kwargs)
     except (TypeError, AssertionError):  # it does not know our arguments: look at it as timm makes it
