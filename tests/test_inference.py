@@ -17,6 +17,7 @@ from weaktr.evaluation import generate_list
 from weaktr.inference import generate_cams, head_correlation, predict_probabilities, segment
 from weaktr.models import create_cam_model
 from weaktr.models.checkpoints import import_released_cam, import_released_segmenter
+from weaktr.train_cam import pick_device
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -201,7 +202,7 @@ def test_list_of_cams_on_the_gpu_is_the_cpus(tmp_path, keep_maps):
     model.encoder.keep_maps = keep_maps
     for device in ("cpu", "cuda"):
         variants = {tmp_path / device: ("fused", True)}
-        generate_list(model.to(device), data, data.images, [1.0, 1.2], variants, Count())
+        generate_list(model.to(pick_device(device)), data, data.images, [1.0, 1.2], variants, Count())
     for name in data.images:
         found, expected = (load_cams(tmp_path / device / f"{name}.npz") for device in ("cuda", "cpu"))
         assert set(found) == set(expected)
