@@ -26,7 +26,7 @@ def demo():
     """The whole pipeline on the embedded data set.
 
     Cost: 10 to 12 minutes on two CPU cores that multiply bfloat16, some 24 on older ones (computed).
-    Expected: 75.0 ± 1.0 % mIoU on val, three seeds; 79 % with true masks.
+    Expected: 75.0 ± 1.1 % mIoU on val, three seeds; 79 % with true masks.
     Command: make demo, or python -m weaktr run --preset demo
     """
     return {}
