@@ -107,7 +107,7 @@ def crop_randomly(image, masks, crop):
 
 
 def distort_colours(image):
-    """Brightness ±32/255, contrast, saturation (to grey) ×0.5–1.5, hue ±18°, each half of the time, in mmseg's order."""
+    """Brightness ±32/255, contrast, saturation (to grey) ×0.5–1.5, hue ±18°, each half of the time, mmseg's order."""
     if random.random() < 0.5:
         image = (image + random.uniform(-32, 32) / 255).clamp(0, 1)
     contrast_first = random.random() < 0.5
