@@ -40,7 +40,7 @@ BAD = {
     "reduction": (100, "lower it"),
     "backbone": ("resnet18", "no plain ViT"),
     "weights": ("nowhere/deit.safetensors", "does not exist"),
-    "photograph": ("nowhere/cat.jpg", "parameter photograph: "),
+    "photograph": ("nowhere/cat.jpg", "does not exist"),
     "cam_batch_size": (64, "32 images, fewer than a batch of 64"),
     "train_list": ("trian", "does not exist"),
     "dataset": ("voc07", "one of synthetic, voc12"),
@@ -69,6 +69,11 @@ def test_weights_that_start_no_backbone_are_refused_by_name(name, tmp_path):
             runs.run(presets.get("smoke").parameters | {name: str(path)}, tmp_path / "run")
         assert str(path) in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_photograph_that_is_not_there_is_named_with_its_parameter(tmp_path):
+    with pytest.raises(UserError, match=r"parameter photograph: .*cat.jpg does not exist"):
+        check_run(DEFAULTS | {"photograph": str(tmp_path / "cat.jpg")})
 
 
 def test_good_values_pass():

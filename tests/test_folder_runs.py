@@ -59,4 +59,4 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path, capfd):
     assert mask.shape[0] > 90 and len(names) > 2
     capfd.readouterr()
     runs.run(given | {"data_root": str(root.rename(tmp_path / "moved"))}, tmp_path / "run")
-    assert capfd.readouterr().out.count("up to date, skipped") == 5, "data that moved are the same data"
+    assert capfd.readouterr().out.count("up to date, skipped\n") == 5, "data that moved are the same data"

@@ -3,6 +3,7 @@
 import psutil
 
 from .data import check_parameters as check_data
+from .data import read_named
 from .data.images import read_image
 from .errors import DataError, ParameterError, UserError
 from .parameters import near
@@ -76,10 +77,7 @@ def check_run(values, data=True, weights=False, extremes=None):
                 "rand-m9-mstd0.5-inc1"
             ) from error
     if values.get("photograph"):
-        try:
-            read_image(resolve(values["photograph"]))
-        except DataError as error:
-            raise ParameterError(f"parameter photograph: {error}") from error
+        read_named(lambda path: read_image(resolve(path)), values, "photograph")
     pick_device(values.get("device", "auto"))
     patch = _check_model(values, weights) if "backbone" in values else None
     extremes = check_data(values, files=data) or extremes
@@ -101,7 +99,7 @@ def _check_model(values, weights):
     for name in ("weights", "seg_weights"):
         if values.get(name) and not resolve(values[name]).is_file():
             raise UserError(
-                f"parameter {name}: {values[name]} is no file, or does not exist; give one, or leave it empty"
+                f"parameter {name}: {values[name]} does not exist or is no file; give one, or leave it empty"
             )
     try:
         names = ("image_size", "fusion", "pool", "reduction", "last_k")

@@ -101,11 +101,11 @@ def data_source(values):
 
 def data_fingerprint(values, source):
     """What a stage's data are: the fingerprint of their set and that of the lists which its parameters name."""
-    from .data import LISTS, list_ids
+    from .data import LISTS, read_named
 
     if source is None or "dataset" not in values:
         return ""
-    ids = [list_ids(source[0], values, name) for name in LISTS if name in values]
+    ids = [read_named(source[0], values, name) for name in LISTS if name in values]
     return f"{source[1]}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:16]}"
 
 
@@ -226,8 +226,8 @@ class Stage:
             notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
             own = {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
             if "start" in self._manifest:  # an earlier pass did not come to its end
-                before = {name: self._manifest[name] for name in ("start", "git", "code")}
-                own["passes"] = [*self._manifest.get("passes", []), before]
+                earlier = {name: self._manifest[name] for name in ("start", "git", "code")}
+                own["passes"] = [*self._manifest.get("passes", []), earlier]
             self._manifest |= environment() | own
             self._write()
 
@@ -288,10 +288,8 @@ class Stage:
                 raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
         if finished_key(self.folder) is None:
             spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with passes before, same key
-            self._manifest |= _usage(self.parameters.get("device", "auto")) | {
-                "end": _now(),
-                "seconds": round(spent, 1),
-            }
+            ended = {"end": _now(), "seconds": round(spent, 1)}
+            self._manifest |= _usage(self.parameters.get("device", "auto")) | ended
         self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it

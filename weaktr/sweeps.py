@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from .data import LISTS
 from .errors import UserError
 from .files import read_json, write_json
 from .parameters import NOTEBOOKS, catalogue, check_parameters
@@ -67,12 +68,11 @@ def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
                 given = overrides | {"seed": seed, "run_folder": str(folder)}
                 values = check_parameters(given, declared)
                 source = (values.get("dataset"), values.get("data_root"))
-                files = [values.get(n) for n in ("dataset", "data_root", "train_list", "eval_list", "val_list")]
-                files = repr([files, values.get("oracle_noise", -1) >= 0, values.get("cam_checkpoint")])
+                noisy, rule = values.get("oracle_noise", -1) >= 0, values.get("cam_checkpoint")
+                files = repr([*source, *map(values.get, LISTS), noisy, rule])
                 start = repr([values.get(n) for n in ("backbone", "weights", "seg_backbone", "seg_weights")])
                 if check and "dataset" in values:
-                    new = {"data": files not in extremes, "weights": start not in loaded and "backbone" in values}
-                    extremes[files] = check_run(values, **new, extremes=extremes.get(files))
+                    extremes[files] = check_run(values, files not in extremes, start not in loaded, extremes.get(files))
                     loaded.add(start)
                 if source not in sources:
                     sources[source] = data_source(values)
@@ -260,6 +260,8 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
     executor: has submit(function, *arguments), whose result has done() and result(). show(runs): called after every
     change of a state. Interrupted, the state on disk is one from which the next call continues.
     """
+    from submitit.core.utils import UncompletedJobError
+
     active, failed, changed = {}, {}, True
     try:
         while changed or active:
@@ -293,7 +295,7 @@ def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: N
                     if one.stages and one.stages[0] == stage:
                         raise UserError("made, but not under its key: the data changed; start the sweep again")
                 except Exception as error:  # whatever it was, it is this run's: the others go on
-                    killed = isinstance(error, BrokenExecutor) or type(error).__name__ == "UncompletedJobError"  # Slurm
+                    killed = isinstance(error, BrokenExecutor | UncompletedJobError)
                     reason = "its process was killed, most often for lack of memory or time" if killed else error
                     one.state, one.message = "failed", f"{one.stages[0]}: {reason}"
                     if not killed:  # runs that share the stage would fail there, too

@@ -91,8 +91,8 @@ def train_cam(
     `oracle_list`, which looks at masks; the rule of the released code). lr: published base rate in units of batch
     512. progress(total, label) → object with update(n, note). The state is kept in `folder` after every epoch, so that
     a run that died goes on where it stopped.
-    → history, one row per epoch: losses, mAP (%) on `val_list`, of a long one on MOST_MONITORED images evenly spread,
-    learning rate, images per second, share of the time in which the step waited for data.
+    → history, one row per epoch: losses, mAP (%) on what is `monitored`, learning rate, images per second, share of the
+    time in which the step waited for data.
     """
     if checkpoint not in CHECKPOINTS:
         raise ParameterError(f"checkpoint {checkpoint!r} is unknown; one of {', '.join(CHECKPOINTS)}")
@@ -106,8 +106,7 @@ def train_cam(
     history = restore(folder, model, optimizer)
     best = Path(folder) / "best.safetensors"
     loader = EpochLoader(samples, batch_size, seed, range(len(history), epochs), workers)
-    many = ":" not in val_list and len(dataset.ids(val_list)) > MOST_MONITORED
-    monitored = f"{val_list}:{MOST_MONITORED}" if many else val_list
+    looked_at = monitored(dataset, val_list)
     for epoch in range(len(history), epochs):
         rate = learning_rate(epoch, peak, epochs, warmup)
         for group in optimizer.param_groups:
@@ -132,7 +131,7 @@ def train_cam(
         seconds, wait_share = time.perf_counter() - start, loader.wait_share
         if not math.isfinite(loss := sum(means.values())):
             raise ParameterError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate {lr}")
-        precision_per_class = average_precision(*classify(model, dataset, monitored, precision, workers))
+        precision_per_class = average_precision(*classify(model, dataset, looked_at, precision, workers))
         row = {"epoch": epoch + 1, "lr": rate, "loss": loss, **means}
         row["map_val"] = 100 * float(np.nanmean(precision_per_class))
         row |= {"images_per_second": len(loader) * batch_size / seconds, "wait_share": wait_share}
@@ -148,6 +147,12 @@ def train_cam(
         model.load_state_dict(load_file(best))
     model.eval()
     return pd.DataFrame(history)
+
+
+def monitored(dataset, val_list):
+    """The list looked at after every epoch: `val_list`, of a long one MOST_MONITORED images, evenly spread."""
+    many = ":" not in val_list and len(dataset.ids(val_list)) > MOST_MONITORED
+    return f"{val_list}:{MOST_MONITORED}" if many else val_list
 
 
 def oracle_miou(model, dataset, list_name):

@@ -36,10 +36,10 @@ def open_dataset(name, root=""):
     return VOC(root)
 
 
-def list_ids(ids, parameters, name):
-    """What a data set's `ids` gives for the list that a parameter, one of LISTS, names; a DataError says which."""
+def read_named(reader, parameters, name):
+    """What `reader` gives for the value of a parameter, such as the ids of a list; a DataError names the parameter."""
     try:
-        return ids(parameters[name])
+        return reader(parameters[name])
     except DataError as error:
         raise DataError(f"parameter {name}: {error}") from error
 
@@ -57,7 +57,7 @@ def check_parameters(parameters, files=True):
         raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
     for name in LISTS:
         if name in parameters:
-            ids = list_ids(dataset.ids, parameters, name)
+            ids = read_named(dataset.ids, parameters, name)
             if name == "train_list" and len(ids) < batch:
                 raise DataError(
                     f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
@@ -74,9 +74,7 @@ def check_parameters(parameters, files=True):
         labelled = ("train_list", "eval_list", *["val_list"] * (parameters.get("cam_checkpoint") == "map"))
         for name in (parameters[name] for name in labelled if name in parameters):
             if not any(dataset.labels(image_id).any() for image_id in dataset.ids(name)):
-                raise DataError(
-                    f"list {name}: no image of it shows a class, and without labels there is nothing to go by"
-                )
+                raise DataError(f"list {name}: no image of it shows a class; without labels there is nothing to go by")
         return max(sizes, key=lambda one: math.prod(one[1])), min(sizes, key=lambda one: min(one[1]))
 
 
