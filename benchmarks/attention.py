@@ -13,8 +13,8 @@ from unittest.mock import patch
 import torch
 from side_by_side import measure
 
-from weaktr.models import encoder
-from weaktr.train_cam import auto_precision, autocast, pick_device
+from weaktr.device import auto_precision, autocast, pick_device
+from weaktr.models import backbones, encoders
 
 BLOCKS = {"patch_size": 16, "embed_dim": 384, "num_heads": 6, "depth": 2}
 FEW_TOKENS = {"fused": 0, "plain products": 10**6}
@@ -22,7 +22,7 @@ FEW_TOKENS = {"fused": 0, "plain products": 10**6}
 
 def step(model, images, few_tokens):
     """Eight times the encoder's forward and backward pass."""
-    with patch.object(encoder, "FEW_TOKENS", few_tokens):
+    with patch.object(encoders, "FEW_TOKENS", few_tokens):
         for _ in range(8):
             with autocast(images.device, "bf16"):
                 tokens, _ = model(images)
@@ -38,7 +38,7 @@ def main(batch=4, sizes=(192, 352, 480)):
         return
     for size in sizes:
         torch.manual_seed(0)
-        model = encoder.SegmenterEncoder(encoder.make_vit(BLOCKS, image_size=size)).train()
+        model = encoders.SegmenterEncoder(backbones.make_vit(BLOCKS, image_size=size)).train()
         images, tokens = torch.randn(batch, 3, size, size), model.vit.patch_embed.num_patches + 1
         ways = {name: partial(step, model, images, few) for name, few in FEW_TOKENS.items()}
         measure(ways, rounds=3, name=f"attention_{tokens}_{batch}_bf16")

@@ -20,13 +20,12 @@ from cam_step import stacked_fusion
 from PIL import Image
 from side_by_side import measure
 
-from weaktr import evaluation
-from weaktr.cams import save_cams
 from weaktr.data.images import read_image
-from weaktr.inference import generate_grids, mirrored_views
-from weaktr.models import create_cam_model
-from weaktr.models.cam import cam_variant
-from weaktr.train_cam import pick_device
+from weaktr.device import pick_device
+from weaktr.method import cam_generation
+from weaktr.method.cam_generation import generate_grids, mirrored_views
+from weaktr.method.cams import save_cams
+from weaktr.models.cam import cam_variant, create_cam_model
 
 BACKBONE, CLASSES, IMAGES, SIZE, SCALES = "deit_small_patch16_224", 20, 3, (375, 500), (1.0, 1.2)
 
@@ -87,10 +86,10 @@ def shared_passes():
         def way(pixels):
             for i in data.names:
                 (folder / f"{i}.npz").unlink(missing_ok=True)
-            with patch.multiple(evaluation, BATCH_PIXELS=pixels, BATCH_PIXELS_GPU=pixels):
-                evaluation.generate_list(model, data, data.names, (0.8, 1.0), {folder: ("fused", True)}, bar)
+            with patch.multiple(cam_generation, BATCH_PIXELS=pixels, BATCH_PIXELS_GPU=pixels):
+                cam_generation.generate_list(model, data, data.names, (0.8, 1.0), {folder: ("fused", True)}, bar)
 
-        together = partial(way, evaluation.BATCH_PIXELS)
+        together = partial(way, cam_generation.BATCH_PIXELS)
         ways = {"an image at a time": partial(way, 1), "images of one size together": together}
         measure(ways, rounds=5, name="cam_generation_small")
 
@@ -119,7 +118,7 @@ def main():
         def side_by_side(model):
             for i in data.names:
                 (folder / f"{i}.npz").unlink(missing_ok=True)
-            evaluation.generate_list(model, data, data.names, SCALES, {folder: ("fused", True)}, bar)
+            cam_generation.generate_list(model, data, data.names, SCALES, {folder: ("fused", True)}, bar)
 
         measure(
             {

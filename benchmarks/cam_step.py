@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from side_by_side import measure, measure_memory
 
-from weaktr.losses import cam_losses
-from weaktr.models import create_cam_model
-from weaktr.train_cam import autocast, pick_device
+from weaktr.device import autocast, pick_device
+from weaktr.method.cam_training import cam_losses
+from weaktr.models.cam import create_cam_model
 
 BACKBONE, CLASSES = "deit_small_patch16_224", 20
 WAYS = {

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from weaktr.cams import save_cams
-from weaktr.pseudo_labels import parallel, refine_file
+from weaktr.method.cams import save_cams
+from weaktr.method.pseudo_labels import refine_file
+from weaktr.processes import parallel
 
 CLASSES, SIZE = 20, (375, 500)
 

@@ -24,11 +24,13 @@ from side_by_side import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from weaktr.data.transforms import CamSamples, EpochLoader
-from weaktr.evaluation import generate_list
-from weaktr.losses import cam_losses, gradient_clipping
-from weaktr.models import create_cam_model, create_segmenter
-from weaktr.stages import cores
-from weaktr.train_cam import autocast, pick_device, train_cam
+from weaktr.device import autocast, pick_device
+from weaktr.method.cam_generation import generate_list
+from weaktr.method.cam_training import cam_losses, train_cam
+from weaktr.method.clipping import gradient_clipping
+from weaktr.models.cam import create_cam_model
+from weaktr.models.segmenter import create_segmenter
+from weaktr.processes import cores
 
 BACKBONE, CLASSES = "deit_small_patch16_224", 20
 STEPS = 20  # timed, after three to warm up

@@ -24,13 +24,12 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from weaktr.cams import save_cams
-from weaktr.inference import generate_grids, mirrored_views
-from weaktr.losses import cam_losses
-from weaktr.models import create_cam_model
-from weaktr.plots import style
-from weaktr.plots_dense import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH
-from weaktr.stages import environment
+from weaktr.method.cam_generation import generate_grids, mirrored_views
+from weaktr.method.cam_training import cam_losses
+from weaktr.method.cams import save_cams
+from weaktr.models.cam import create_cam_model
+from weaktr.plots.dense import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH, style
+from weaktr.workbench.manifest import environment
 
 BACKBONE, PATCH = "deit_small_patch16_224", 16
 ONE = {"size": 224, "batch": 1, "classes": 20}

@@ -22,10 +22,9 @@ from side_by_side import measure, profile, write
 
 from weaktr.data.images import read_image, read_label, write_label_png
 from weaktr.data.transforms import EpochLoader, SegmentationSamples
-from weaktr.losses import gradient_clipping
-from weaktr.models import create_segmenter
-from weaktr.train_cam import autocast, pick_device
-from weaktr.train_segmenter import clipping_counts
+from weaktr.device import autocast, pick_device
+from weaktr.method.clipping import clipping_counts, gradient_clipping
+from weaktr.models.segmenter import create_segmenter
 
 BACKBONE, CLASSES, SIZE = "deit_small_patch16_224", 21, (375, 500)
 

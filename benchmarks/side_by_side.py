@@ -13,8 +13,9 @@ import pandas as pd
 import psutil
 import torch
 
-from weaktr.stages import cores, environment
-from weaktr.train_cam import auto_precision, pick_device
+from weaktr.device import auto_precision, pick_device
+from weaktr.processes import cores
+from weaktr.workbench.manifest import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from side_by_side import measure
 
-from weaktr import inference
-from weaktr.models import create_segmenter
-from weaktr.train_cam import allow_tf32, pick_device
+from weaktr.device import allow_tf32, pick_device
+from weaktr.method import segmentation
+from weaktr.models.segmenter import create_segmenter
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 CASES = {  # backbone, image (H,W), classes, window, stride, base_size, scales
@@ -29,13 +29,13 @@ CASES = {  # backbone, image (H,W), classes, window, stride, base_size, scales
 
 def at_once(count, window, function):
     """Call a function with `count` windows of `window` pixels in a batch."""
-    with patch.multiple(inference, WINDOW_PIXELS_AT_ONCE=count * window**2, WINDOWS_AT_ONCE=count):
+    with patch.multiple(segmentation, WINDOW_PIXELS_AT_ONCE=count * window**2, WINDOWS_AT_ONCE=count):
         return function()
 
 
 def predicted(*arguments):
     """The probabilities, on the CPU: a GPU has done its work then."""
-    return inference.predict_probabilities(*arguments).cpu()
+    return segmentation.predict_probabilities(*arguments).cpu()
 
 
 def main():
@@ -44,7 +44,7 @@ def main():
         torch.manual_seed(0)
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         model = create_segmenter(backbone, classes, pretrained=False, image_size=window).to(pick_device()).eval()
-        views, flips = inference.image_views(model, image, scales, base_size, mirror=True)
+        views, flips = segmentation.image_views(model, image, scales, base_size, mirror=True)
         evaluate = partial(predicted, model, views, flips, size, window, stride)
         allow_tf32(False)  # a GPU's kernels for one window and for many would round differently
         difference = (evaluate() - at_once(1, window, evaluate)).abs().max().item()

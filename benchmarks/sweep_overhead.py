@@ -13,8 +13,8 @@ import pandas as pd
 import psutil
 from side_by_side import write
 
-from weaktr import sweep_files, sweeps
 from weaktr.files import read_json
+from weaktr.sweeps import file, plan, pools, schedule
 
 STAGES = ("01_first", "02_second", "03_third", "04_fourth", "05_fifth")
 CELLS = (
@@ -36,9 +36,9 @@ def main(runs=4):
         measure = {"label": "none", "stage": STAGES[-1], "metric": "none"}
         source = {"seeds": list(range(runs)), "measure": [measure]}
         start, busy = time.monotonic(), psutil.cpu_percent()
-        sweep = sweep_files.read_sweep(source, "empty", root=Path(place) / "sweeps", notebooks=notebooks)
-        planned = sweeps.plan([sweep], notebooks=notebooks)
-        sweeps.run_sweeps(planned, sweeps.LocalPool(1), 1, notebooks=notebooks)
+        sweep = file.read_sweep(source, "empty", root=Path(place) / "sweeps", notebooks=notebooks)
+        planned = plan.plan([sweep], notebooks=notebooks)
+        schedule.run_sweeps(planned, pools.LocalPool(1), 1, notebooks=notebooks)
         seconds, busy = time.monotonic() - start, psutil.cpu_percent()
         own = sum(read_json(path)["seconds"] for path in sweep.folder.rglob("manifest.json"))
     assert all(one.state == "done" for one in planned)

@@ -8,6 +8,7 @@ matrix per image. A pass per threshold is how the released code goes about it.
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from side_by_side import measure
 
-from weaktr.cams import load_cams, save_cams
-from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
-from weaktr.scores import score_cams
+from weaktr.evaluation.metrics import confusion_matrix, mean_iou, seed_mask
+from weaktr.evaluation.scores import score_cams
+from weaktr.method.cams import load_cams, read_cams, save_cams
 
 CLASSES, SIZE, GRID = 20, (375, 500), (23, 31)
 
@@ -44,7 +45,9 @@ def main(images=20):
         measure(
             {
                 "one threshold": lambda: each([0.4]),
-                "100 thresholds, one pass": lambda: score_cams(dataset, ids, folder, hundred),
+                "100 thresholds, one pass": lambda: score_cams(
+                    dataset, ids, partial(read_cams, folder=folder), hundred
+                ),
                 "10 thresholds, a pass each": lambda: each(hundred[::10]),
             },
             name="threshold_curve",

@@ -8,10 +8,13 @@ from safetensors.torch import save_file
 from timm.models.eva import Eva
 
 from weaktr.errors import UserError
-from weaktr.inference import generate_cams
-from weaktr.losses import cam_losses, gradient_clipping
-from weaktr.models import create_cam_model, create_segmenter
-from weaktr.models.encoder import CamEncoder, SegmenterEncoder, make_vit
+from weaktr.method.cam_generation import generate_cams
+from weaktr.method.cam_training import cam_losses
+from weaktr.method.clipping import gradient_clipping
+from weaktr.models.backbones import make_vit
+from weaktr.models.cam import create_cam_model
+from weaktr.models.encoders import CamEncoder, SegmenterEncoder
+from weaktr.models.segmenter import create_segmenter
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 FAMILIES = {
@@ -145,7 +148,7 @@ def test_without_network_and_file_both_ways_out_are_named(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    from weaktr.models.encoder import pretrained_state
+    from weaktr.models.weights import pretrained_state
 
     with pytest.raises(UserError, match=r"connect to the network once, or give a local file with weights="):
         pretrained_state("deit_small_patch16_224")

@@ -15,10 +15,12 @@ import pytest
 from conftest import FOLDER_TABLE, check_list
 from PIL import Image
 
-from weaktr import checks, runs, stages
-from weaktr.data import check_parameters, open_dataset
+from weaktr.data import open_dataset
 from weaktr.data.images import read_label_png, write_label_png
 from weaktr.errors import DataError, UserError
+from weaktr.workbench import checks, runner, stage
+from weaktr.workbench.checks import check_data
+from weaktr.workbench.parameters import catalogue, check_parameters
 
 FIRST, LAST = "scene_000000", "scene_000007"  # of VOC's list train
 COCO_FIRST, COCO_LAST = "COCO_train2014_000000000001", "COCO_train2014_000000000002"
@@ -296,18 +298,18 @@ def test_the_best_map_needs_labels_to_be_measured_on(voc12_copy, tmp_path):
         if path.stem in open_dataset(VOC, str(voc12_copy)).ids("val"):
             path.write_text(re.sub(r"(?s)<object>.*</object>", "", path.read_text()))
     given = parameters(voc12_copy, eval_list="train")
-    check_parameters(given)
+    check_data(given)
     with pytest.raises(DataError, match="list val: no image of it shows a class"):
-        runs.run(given | {"cam_checkpoint": "map"}, tmp_path / "run")
+        runner.run(given | {"cam_checkpoint": "map"}, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_is_refused_before_it_starts(voc12_copy, tmp_path, kind):
     damage, word = RUNS[kind]
-    check_parameters(parameters(voc12_copy))
+    check_data(parameters(voc12_copy))
     damage(voc12_copy)
     with pytest.raises(DataError, match=re.escape(word)):
-        runs.run(parameters(voc12_copy), tmp_path / "run")
+        runner.run(parameters(voc12_copy), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -318,24 +320,24 @@ def test_photographs_whose_attention_no_memory_could_hold(voc12_copy, tmp_path, 
     given = parameters(voc12_copy, train_list="train", device="cpu", cam_scales=[0.5, 1.0])
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=need / 16))
     with pytest.raises(DataError, match=r"GB are there; shrink it to 50 %, or lower cam_scales") as caught:
-        runs.run(given, tmp_path / "run")
+        runner.run(given, tmp_path / "run")
     assert re.search(rf"JPEGImages/scene_\d+\.jpg is {width}×{height} pixels", str(caught.value))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=need))
-    checks.check_run(runs.check_parameters(given, runs.catalogue()))
+    checks.check_run(check_parameters(given, catalogue()))
 
 
 def test_a_run_folder_that_cannot_be_made(voc12_copy, tmp_path):
     """A file stands in its way; root, who may write everywhere, is told as well."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run cannot be written \(.*Not a directory.*choose another run_"):
-        runs.run(parameters(voc12_copy), tmp_path / "file" / "run")
+        runner.run(parameters(voc12_copy), tmp_path / "file" / "run")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_run_folder(voc12_copy, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match=r"run cannot be written \(.*Permission denied"):
-        runs.run(parameters(voc12_copy), tmp_path / "locked" / "run")
+        runner.run(parameters(voc12_copy), tmp_path / "locked" / "run")
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
@@ -345,6 +347,6 @@ def test_a_full_disk(tmp_path, monkeypatch):
         with open("/dev/full", "w") as device:
             json.dump(value, device)
 
-    monkeypatch.setattr(stages, "write_json", on_the_full_device)
+    monkeypatch.setattr(stage, "write_json", on_the_full_device)
     with pytest.raises(UserError, match=r"01 cannot be written \(.*No space left on device\); make room"):
-        stages.prepare(tmp_path / "01", "key", {})
+        stage.prepare(tmp_path / "01", "key", {})

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from weaktr.device import autocast
 from weaktr.errors import UserError
-from weaktr.losses import cam_losses
-from weaktr.models import create_cam_model, encoder, load_model, save_model
-from weaktr.models.cam import cam_variant
-from weaktr.models.checkpoints import import_released_cam, released_names
+from weaktr.method.cam_training import cam_losses
+from weaktr.models import encoders
+from weaktr.models.cam import cam_variant, create_cam_model
+from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.fusion import AttentionFusion
-from weaktr.train_cam import autocast
+from weaktr.models.released import import_released_cam, released_names
 
 GOLDENS = ["cam_max_square", "cam_avg_square", "cam_max_landscape", "cam_max_ragged", "cam_max_wide_same_count"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
@@ -328,7 +329,7 @@ def test_maps_made_anew_are_not_held():
 
 def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
     def kept(keep_maps, tokens):
-        monkeypatch.setattr(encoder, "MOST_TOKENS_KEPT", tokens)
+        monkeypatch.setattr(encoders, "MOST_TOKENS_KEPT", tokens)
         options = {"image_size": 24, "reduction": 4, "keep_maps": keep_maps}
         output = create_cam_model(TINY, 3, pretrained=False, **options)(torch.randn(1, 3, 24, 32))
         return torch.is_tensor(output.attentions.blocks[0])
@@ -337,7 +338,7 @@ def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
     assert kept(True, 18) and not kept(False, 19)
     with torch.inference_mode():
         assert kept(None, 1), "inference keeps more"
-        monkeypatch.setattr(encoder, "MOST_TOKENS_KEPT_IN_INFERENCE", 18)
+        monkeypatch.setattr(encoders, "MOST_TOKENS_KEPT_IN_INFERENCE", 18)
         assert not kept(None, 19)
 
 

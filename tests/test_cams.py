@@ -5,14 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weaktr.cams import enlarge, load_cams, save_cams
 from weaktr.data import open_dataset
-from weaktr.data.transforms import seed_everything
+from weaktr.data.transforms import normalise, seed_everything
 from weaktr.errors import DataError
-from weaktr.inference import generate_cams, generate_grids, mirrored_views, normalise, rescale
-from weaktr.metrics import threshold_curve
-from weaktr.models import create_cam_model
-from weaktr.models.cam import cam_variant
+from weaktr.evaluation.metrics import threshold_curve
+from weaktr.method.cam_generation import generate_cams, generate_grids, mirrored_views, rescale
+from weaktr.method.cams import enlarge, load_cams, save_cams
+from weaktr.models.cam import cam_variant, create_cam_model
 
 TINY, PATCHES_OF_16 = "weaktr_tiny_patch8_96", {"embed_dim": 64, "depth": 2, "num_heads": 4, "patch_size": 16}
 THRESHOLDS = np.round(np.arange(0, 1, 0.01), 2)

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from weaktr import presets, runs
-from weaktr.checks import check_run
 from weaktr.errors import UserError
-from weaktr.models import create_segmenter, save_model
-from weaktr.parameters import catalogue, check_parameters
+from weaktr.models.checkpoints import save_model
+from weaktr.models.segmenter import create_segmenter
+from weaktr.workbench import presets, runner
+from weaktr.workbench.checks import check_run
+from weaktr.workbench.parameters import catalogue, check_parameters
 
 DEFAULTS = check_parameters(presets.get("smoke").parameters, catalogue())
 
@@ -51,7 +52,7 @@ BAD = {
 def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
     value, fragment = BAD[name]
     with pytest.raises(UserError) as caught:
-        runs.run(presets.get("smoke").parameters | {name: value}, tmp_path / "run")
+        runner.run(presets.get("smoke").parameters | {name: value}, tmp_path / "run")
     assert fragment in str(caught.value)
     assert str(value).strip("[]") in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -66,7 +67,7 @@ def test_weights_that_start_no_backbone_are_refused_by_name(name, tmp_path):
     text.write_text("no checkpoint")
     for path, words in ((ours, "nor a model that weaktr trained"), (text, "or is none; give a safetensors")):
         with pytest.raises(UserError, match=words) as caught:
-            runs.run(presets.get("smoke").parameters | {name: str(path)}, tmp_path / "run")
+            runner.run(presets.get("smoke").parameters | {name: str(path)}, tmp_path / "run")
         assert str(path) in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -107,7 +108,7 @@ def test_weights_that_have_to_be_fetched_are_fetched_beforehand(tmp_path, monkey
 
     own = {"seg_backbone": "vit_small_patch14_dinov2", "crop_size": 84, "window_stride": 84, "clip_cell": 14}
     check_run(DEFAULTS | own)
-    monkeypatch.setattr("weaktr.models.encoder.pretrained_state", no_network)
+    monkeypatch.setattr("weaktr.models.weights.pretrained_state", no_network)
     check_run(DEFAULTS | own)
     with pytest.raises(OSError, match="no network"):
         check_run(DEFAULTS | own, weights=True)

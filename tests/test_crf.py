@@ -5,8 +5,8 @@ import numpy as np
 import pydensecrf.densecrf as densecrf
 import pytest
 
-from weaktr.crf import refine_labels, refine_probabilities
 from weaktr.errors import ParameterError
+from weaktr.method.crf import refine_labels, refine_probabilities
 
 # METHOD.md's table: Gaussian sxy, compat; bilateral sxy, srgb, compat
 LABELS = {"voc": (4, 3, 83, 5, 3), "coco": (3, 3, 50, 5, 10)}

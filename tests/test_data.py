@@ -8,14 +8,15 @@ import pytest
 from conftest import check_list
 from PIL import Image
 
-from weaktr import data, runs, stages
+from weaktr import data
 from weaktr.data import open_dataset
 from weaktr.data.images import palette, read_image, read_label_png, write_label_png
 from weaktr.data.lists import read_list
 from weaktr.data.synthetic import CLASSES
 from weaktr.data.voc import VOC, VOC_CLASSES
 from weaktr.errors import DataError
-from weaktr.parameters import catalogue, check_parameters
+from weaktr.workbench import checks, keys, runner
+from weaktr.workbench.parameters import catalogue, check_parameters
 
 FIRST, LAST = "scene_000000", "scene_000007"  # of the list train
 
@@ -220,7 +221,7 @@ def test_a_stage_is_made_from_the_lists_that_it_names(voc_copy, tmp_path):
     values = check_parameters(given, declared)
 
     def fingerprints():
-        return runs.RunFolder(values, tmp_path, declared, stages.data_source(values)).fingerprints
+        return runner.RunFolder(values, tmp_path, declared, keys.data_source(values)).fingerprints
 
     before = fingerprints()
     write_list(voc_copy, "scene_000001\n", name="more")
@@ -261,7 +262,7 @@ def parameters(root, **more):
 
 def test_check_parameters_accepts_good_data(voc12_copy):
     mask_file(voc12_copy, LAST).unlink()  # of the training list: no mask is needed
-    data.check_parameters(parameters(voc12_copy, val_list="val"))
+    checks.check_data(parameters(voc12_copy, val_list="val"))
 
 
 # ---------------------------------------------------------------- real photographs

@@ -7,17 +7,20 @@ import pandas as pd
 import pytest
 import torch
 
-from weaktr import evaluation, scores
-from weaktr.cams import load_cams, save_cams
-from weaktr.crf import refine_probabilities
 from weaktr.data.images import palette, read_label_png
 from weaktr.data.transforms import seed_everything
-from weaktr.evaluation import compare_compositions, generate_list, segment_list
-from weaktr.inference import generate_grids, segment, segment_on_device
-from weaktr.metrics import seed_mask, threshold_curve
-from weaktr.models import create_cam_model, create_segmenter
-from weaktr.pseudo_labels import parallel, read_seed
-from weaktr.scores import object_table, save_counts, score_list
+from weaktr.evaluation import scores
+from weaktr.evaluation.metrics import seed_mask, threshold_curve
+from weaktr.evaluation.scores import object_table, save_counts, score_list
+from weaktr.method import cam_generation
+from weaktr.method.cam_generation import compare_compositions, generate_grids, generate_list
+from weaktr.method.cams import load_cams, read_cams, save_cams
+from weaktr.method.crf import refine_probabilities
+from weaktr.method.pseudo_labels import read_seed
+from weaktr.method.segmentation import segment, segment_list, segment_on_device
+from weaktr.models.cam import create_cam_model
+from weaktr.models.segmenter import create_segmenter
+from weaktr.processes import parallel
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 VIEWS = {"scales": [1.0, 1.25], "mirror": True, "base_size": 40, "window": 32, "stride": 24}
@@ -87,9 +90,9 @@ def write_cams(folder, dataset, ids):
 def test_curve_of_cam_files_is_exact_in_any_number_of_processes(tiny_dataset, tmp_path, monkeypatch, processes):
     ids, thresholds, used = tiny_dataset.ids("train"), [0.5, 0.1, 0.9], []
     cams = write_cams(tmp_path, tiny_dataset, ids)
-    monkeypatch.setattr(scores, "WORTH_A_PROCESS", 2)
-    monkeypatch.setattr(scores, "parallel", lambda *work: (used.append(work[2]), parallel(*work))[1])
-    found = scores.score_cams(tiny_dataset, ids, tmp_path, thresholds, processes)
+    monkeypatch.setattr("weaktr.processes.WORTH_A_PROCESS", 2)
+    monkeypatch.setattr("weaktr.processes.parallel", lambda *work: (used.append(work[2]), parallel(*work))[1])
+    found = scores.score_cams(tiny_dataset, ids, partial(read_cams, folder=tmp_path), thresholds, processes)
     samples = ((cams[i], tiny_dataset.mask(i)) for i in ids)
     pd.testing.assert_frame_equal(found, threshold_curve(samples, 9, thresholds))
     seeds = partial(read_seed, dataset=tiny_dataset, cams=tmp_path, threshold=0.6)
@@ -99,7 +102,7 @@ def test_curve_of_cam_files_is_exact_in_any_number_of_processes(tiny_dataset, tm
 
 
 def test_a_short_list_starts_no_process(tiny_dataset, monkeypatch):
-    monkeypatch.setattr(scores, "parallel", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("weaktr.processes.parallel", lambda *_: pytest.fail("a process was started"))
     score_list(tiny_dataset, tiny_dataset.ids("val"), partial(guess, tiny_dataset), workers=8)
 
 
@@ -112,15 +115,14 @@ def test_memory_of_a_curve_does_not_grow_with_the_list(tiny_dataset, tmp_path, m
     class Maps(dict):
         __hash__ = object.__hash__
 
-    def watched(path):
-        maps = Maps(load_cams(path))
+    def watched(image_id):
+        maps = Maps(read_cams(image_id, tmp_path))
         alive.add(maps)
         most.append(len(alive))
         return maps
 
     write_cams(tmp_path, tiny_dataset, ids)
-    monkeypatch.setattr(scores, "load_cams", watched)
-    scores.score_cams(tiny_dataset, ids, tmp_path, [0.5])
+    scores.score_cams(tiny_dataset, ids, watched, [0.5])
     assert len(most) == len(ids) and max(most) <= 2, "the next one is read before the last one is let go"
 
 
@@ -195,7 +197,7 @@ def test_an_interrupted_export_goes_on(model, tiny_dataset, segmented, tmp_path,
         images.append(arguments[1])
         return segment_on_device(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "segment_on_device", interrupted)
+    monkeypatch.setattr("weaktr.method.segmentation.segment_on_device", interrupted)
     job = {"crf": "voc", "workers": 1, **VIEWS}
     with pytest.raises(KeyboardInterrupt):
         segment_list(model, tiny_dataset, ids, tmp_path, progress=Counter(), **job)
@@ -214,7 +216,7 @@ def test_an_interrupted_export_goes_on(model, tiny_dataset, segmented, tmp_path,
 
 def test_an_interrupted_cam_generation_goes_on(tiny_dataset, tmp_path, monkeypatch):
     """Interrupted at the third image, with a composition of an earlier image lost: only what is missing is written."""
-    monkeypatch.setattr(evaluation, "BATCH_PIXELS", 1)
+    monkeypatch.setattr(cam_generation, "BATCH_PIXELS", 1)
     seed_everything(5)
     model, ids = create_cam_model("weaktr_tiny_patch8_96", 8, image_size=96).eval(), tiny_dataset.ids("val")
     variants = {tmp_path / "fused": ("fused", False), tmp_path / "attention": ("attn", False)}
@@ -226,7 +228,7 @@ def test_an_interrupted_cam_generation_goes_on(tiny_dataset, tmp_path, monkeypat
         asked.append(variants)
         return generate_grids(model, pairs, labels, variants)
 
-    monkeypatch.setattr(evaluation, "generate_grids", interrupted)
+    monkeypatch.setattr(cam_generation, "generate_grids", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate_list(model, tiny_dataset, ids, (0.5,), variants, Counter())
     assert len(list(tmp_path.rglob("*.npz"))) == 4
@@ -257,7 +259,7 @@ def test_more_images_than_the_queue_holds_all_get_their_crf(tiny_dataset, tmp_pa
         share = torch.from_numpy(image[..., 0] / 255)
         return torch.stack([1 - share, share]).float()
 
-    monkeypatch.setattr(evaluation, "segment_on_device", constant)
+    monkeypatch.setattr("weaktr.method.segmentation.segment_on_device", constant)
     ids = tiny_dataset.ids("train") + tiny_dataset.ids("val")
     segment_list(None, tiny_dataset, ids, tmp_path, crf="coco", workers=1, progress=Counter(), **VIEWS)
     for image_id in ids:

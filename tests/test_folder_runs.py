@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 from test_notebooks import metrics
 
-from weaktr import predict, runs
+from weaktr import predict
 from weaktr.data.images import write_label_png
+from weaktr.workbench import runner
 
 pytestmark = pytest.mark.timeout(900)  # five notebooks in a row
 
@@ -27,7 +28,7 @@ def test_a_folder_of_one_class_goes_end_to_end(tiny_dataset, tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     given = {"dataset": "folder", "data_root": str(tmp_path), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
     given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0], "train_ceiling": False}
-    runs.run(given, tmp_path / "run")
+    runner.run(given, tmp_path / "run")
     found = {(record["metric"], record["list"]): record["value"] for record in metrics(tmp_path / "run")}
     assert 0 <= found["mIoU of mask", "val"] <= 100 and ("mIoU of CAM label", "train") in found
     mask, names = predict(tmp_path / "run", tmp_path / f"{image_id}.png")
@@ -49,7 +50,7 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path, capfd):
     (root / "labels.csv").write_text("\n".join(rows))
     given = {"dataset": "folder", "data_root": str(root), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
     given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0]}
-    runs.run(given, tmp_path / "run")
+    runner.run(given, tmp_path / "run")
     first, second, *others = [record["metric"] for record in metrics(tmp_path / "run")]
     assert (first, second) == ("mAP (image labels)", "clipped pixels (%)")
     assert set(others) <= {"clipped pixels (%), where it clips"}, "what needs masks is left out"
@@ -58,5 +59,5 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path, capfd):
     mask, names = predict(tmp_path / "run", next(root.rglob("*.png")))
     assert mask.shape[0] > 90 and len(names) > 2
     capfd.readouterr()
-    runs.run(given | {"data_root": str(root.rename(tmp_path / "moved"))}, tmp_path / "run")
+    runner.run(given | {"data_root": str(root.rename(tmp_path / "moved"))}, tmp_path / "run")
     assert capfd.readouterr().out.count("up to date, skipped\n") == 5, "data that moved are the same data"

@@ -9,8 +9,9 @@ import torch
 
 from weaktr.__main__ import main
 from weaktr.errors import UserError
-from weaktr.models import create_cam_model, load_model, save_model
-from weaktr.models.checkpoints import import_released, import_released_cam, import_released_segmenter
+from weaktr.models.cam import create_cam_model
+from weaktr.models.checkpoints import import_released, load_model, save_model
+from weaktr.models.released import import_released_cam, import_released_segmenter
 
 
 def saved(tmp_path, state, wrapped=True):

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from weaktr import evaluation, inference
-from weaktr.cams import load_cams, save_cams
 from weaktr.data.images import image_size, read_image
+from weaktr.device import pick_device
 from weaktr.errors import DataError
-from weaktr.evaluation import generate_list
-from weaktr.inference import generate_cams, head_correlation, predict_probabilities, segment
-from weaktr.models import create_cam_model
-from weaktr.models.checkpoints import import_released_cam, import_released_segmenter
-from weaktr.train_cam import pick_device
+from weaktr.method import cam_generation, segmentation
+from weaktr.method.cam_generation import generate_cams, generate_list, head_correlation
+from weaktr.method.cams import load_cams, save_cams
+from weaktr.method.segmentation import predict_probabilities, segment
+from weaktr.models.cam import create_cam_model
+from weaktr.models.released import import_released_cam, import_released_segmenter
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -154,7 +154,7 @@ def test_images_of_one_size_share_a_forward_pass(tmp_path, monkeypatch):
     data = Photographs(tmp_path / "images", [(24, 40) if i in (2, 5) else (32, 24) for i in range(7)])
     data.labels = dict(zip(data.images, np.eye(4, 3)[[0, 1, 2, 3, 0, 1, 2]], strict=True)).get  # im3 shows nothing
     once, twice, batches = tmp_path / "once", tmp_path / "twice", []
-    monkeypatch.setattr(evaluation, "BATCH_PIXELS", 3 * 2 * 32 * 24)
+    monkeypatch.setattr(cam_generation, "BATCH_PIXELS", 3 * 2 * 32 * 24)
     model.register_forward_pre_hook(lambda _, given: batches.append(tuple(given[0].shape)))
     generate_list(model, data, data.images, [1.0], {once: ("fused", True)}, Count())
     assert batches == [(6, 3, 32, 24), (4, 3, 32, 24), (4, 3, 24, 40)]
@@ -272,7 +272,7 @@ def test_mirroring_a_view_and_back_changes_nothing(seed, height, width, out_heig
 
 
 def test_windows_of_all_views_share_batches(monkeypatch):
-    monkeypatch.setattr(inference, "WINDOW_PIXELS_AT_ONCE", 4 * 8**2 + 5)
+    monkeypatch.setattr(segmentation, "WINDOW_PIXELS_AT_ONCE", 4 * 8**2 + 5)
     model, batches = PixelModel(window=8), []
     model.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     views = [torch.randn(3, 8, 20), torch.randn(3, 6, 6), torch.randn(3, 16, 16)]

@@ -13,11 +13,12 @@ import psutil
 import pytest
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import kernels, runs
+from weaktr import errors, files
+from weaktr.workbench import kernels, runner
 
 SAY = """import json, os, sys
 order = list(sys.modules)
-loaded = "torch" in order, "timm" in order[: order.index("weaktr.stages")]
+loaded = "torch" in order, "timm" in order[: order.index("weaktr.workbench.stage")]
 import torch
 facts = {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "folder": os.getcwd(), "loaded": loaded,
          "variable": os.environ.get("WEAKTR_TEST"), "spin": os.environ.get("GOMP_SPINCOUNT"),
@@ -34,7 +35,7 @@ def start(tmp_path):
     write_notebook(tmp_path, "01_say", PARAMETERS, SAY)
 
     def once(name):
-        runs.run({}, tmp_path / name, notebooks=tmp_path)
+        runner.run({}, tmp_path / name, notebooks=tmp_path)
         return SimpleNamespace(**json.loads((tmp_path / name / "01_say" / "facts.json").read_text()))
 
     return once
@@ -59,7 +60,7 @@ def test_kernels_are_forked_from_a_process_that_has_loaded_what_is_slow(start, m
     assert (first.variable, second.variable) == ("first", "second"), "each has the environment of its own start"
     for one in (first, second):
         assert one.loaded == [True, True], "torch is there; weaktr comes from its files as they are now"
-        assert one.session == one.pid and one.folder == str(runs.ROOT)
+        assert one.session == one.pid and one.folder == str(files.ROOT)
         assert one.spin == "100000" and "inline" in one.backend
 
     kernels.SERVERS[os.getpid()].kill()
@@ -79,7 +80,7 @@ def test_a_kernel_starts_from_nothing_where_forks_are_not_safe(start, monkeypatc
 def test_a_process_that_cannot_fork_says_so(monkeypatch, capfd):
     monkeypatch.setattr(kernels, "SERVERS", {})
     monkeypatch.setattr(kernels, "ENVIRONMENT", {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"})
-    with pytest.raises(kernels.RunError, match="its message is above"):
+    with pytest.raises(errors.RunError, match="its message is above"):
         kernels.fork([], {}, "/")
     assert "encodings" in capfd.readouterr().err
 
@@ -87,7 +88,7 @@ def test_a_process_that_cannot_fork_says_so(monkeypatch, capfd):
 def test_kernels_end_with_the_process_that_runs_them(tmp_path):
     wait = "import os, time\n(stage.folder / 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(100)"
     write_notebook(tmp_path, "01_wait", PARAMETERS, wait)
-    code = f"from pathlib import Path; from weaktr import runs; runs.run({{}}, {str(tmp_path / 'run')!r}, "
+    code = f"from pathlib import Path; from weaktr import runs; runner.run({{}}, {str(tmp_path / 'run')!r}, "
     running = subprocess.Popen([sys.executable, "-c", code + f"notebooks=Path({str(tmp_path)!r}))"])
     said, until = tmp_path / "run" / "01_wait" / "pids", time.monotonic() + 100
     while not (said.exists() and said.read_text()) and time.monotonic() < until:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaktr.losses import cam_losses, gradient_clipping
+from weaktr.method.cam_training import cam_losses
+from weaktr.method.clipping import gradient_clipping
 
 SCOPES = ["batch", "image", "local", "global", "none"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from weaktr.metrics import confusion_matrix, iou, mean_iou, seed_mask, threshold_curve, thresholds_below
+from weaktr.evaluation.metrics import confusion_matrix, iou, mean_iou, seed_mask, threshold_curve, thresholds_below
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from weaktr import predict, presets, runs
+from weaktr import predict
 from weaktr.data import open_dataset
-from weaktr.models import load_model
-from weaktr.parameters import catalogue
+from weaktr.models.checkpoints import load_model
+from weaktr.workbench import presets, runner
+from weaktr.workbench.parameters import catalogue
 
 pytestmark = pytest.mark.timeout(600)  # five notebooks in a row; the other tests take seconds
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ STAGES = ["01_cam_training", "02_cam_generation", "03_pseudo_labels", "04_online
 def smoke(tmp_path_factory):
     """The folder of a run of the `smoke` preset."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    runs.run(presets.get("smoke").parameters, folder, preset="smoke")
+    runner.run(presets.get("smoke").parameters, folder, preset="smoke")
     return folder
 
 
@@ -93,7 +94,7 @@ def test_every_number_says_what_it_is(smoke):
 
 def test_a_second_run_does_nothing(smoke, capfd):
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
-    runs.run(presets.get("smoke").parameters, smoke, preset="smoke")
+    runner.run(presets.get("smoke").parameters, smoke, preset="smoke")
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
     assert capfd.readouterr().out.count("up to date, skipped") == len(STAGES)
 
@@ -114,11 +115,11 @@ def test_another_photograph_is_segmented_without_predicting_all_again(smoke, tmp
     before, shared = metrics(smoke), tmp_path / "notebook.ipynb"
     shared.hardlink_to(smoke / "05_evaluation/notebook.ipynb")  # as the runs of a sweep share files
     content = shared.read_bytes()
-    runs.run(presets.get("smoke").parameters | {"photograph": str(photograph)}, smoke, stages=["05"], preset="smoke")
+    runner.run(presets.get("smoke").parameters | {"photograph": str(photograph)}, smoke, stages=["05"], preset="smoke")
     assert predicted and {path: path.stat().st_mtime_ns for path in predicted} == predicted
     assert "my photo.png" in (smoke / "05_evaluation/figures/photograph.csv").read_text()
     assert metrics(smoke) == before and shared.read_bytes() == content
-    runs.run(presets.get("smoke").parameters | {"photograph": str(photograph)}, smoke, stages=["05"], preset="smoke")
+    runner.run(presets.get("smoke").parameters | {"photograph": str(photograph)}, smoke, stages=["05"], preset="smoke")
     assert "05_evaluation · up to date, skipped" in capfd.readouterr().out
 
 
@@ -142,7 +143,7 @@ def test_retraining_is_done_by_hand_too(smoke, tmp_path):
 
 
 def test_ablations_are_drawn_from_the_committed_results(smoke):
-    runs.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
+    runner.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
     folder = smoke / "06_ablations"
     figures = {f"sweep_demo_{name}{width}" for name in ("composition", "crf") for width in ("", "_one_column")}
     assert {path.stem for path in (folder / "figures").glob("*.png")} == {"published_methods", *figures}
@@ -158,4 +159,4 @@ def test_ablations_are_drawn_from_the_committed_results(smoke):
 
 
 def test_the_pipeline_does_not_run_the_ablations(smoke):
-    assert "06_ablations" not in runs.select(None, catalogue()) and len(runs.select(None, catalogue())) == 5
+    assert "06_ablations" not in runner.select(None, catalogue()) and len(runner.select(None, catalogue())) == 5

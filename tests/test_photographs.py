@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from test_notebooks import metrics
 
-from weaktr import presets, runs
+from weaktr.workbench import presets, runner
 
 pytestmark = pytest.mark.timeout(900)  # five notebooks in a row
 
@@ -19,7 +19,7 @@ def test_real_photographs_go_end_to_end(shared, tmp_path, dataset):
     given |= {"cam_batch_size": 4, "variant_images": 3}
     if dataset == "coco14":
         given |= {"crf_settings": "coco"}
-    runs.run(given, tmp_path / "run", preset="voc_mini")
+    runner.run(given, tmp_path / "run", preset="voc_mini")
     records = metrics(tmp_path / "run")
     assert {record["list_size"] for record in records} == {4, 3, 2}
     masks = list((tmp_path / "run/05_evaluation/predictions/multi").glob("*.png"))

@@ -8,8 +8,10 @@ import weaktr
 from weaktr.data.images import read_image
 from weaktr.data.transforms import seed_everything
 from weaktr.errors import DataError, UserError
-from weaktr.inference import segment
-from weaktr.models import create_cam_model, create_segmenter, load_model, save_model
+from weaktr.method.segmentation import segment
+from weaktr.models.cam import create_cam_model
+from weaktr.models.checkpoints import load_model, save_model
+from weaktr.models.segmenter import create_segmenter
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 INFERENCE = {"scales": [1.0, 1.5], "mirror": True, "base_size": 40, "window": 32, "stride": 24}

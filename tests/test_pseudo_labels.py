@@ -6,13 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from weaktr import pseudo_labels
-from weaktr.cams import load_cams, save_cams
-from weaktr.crf import refine_labels
 from weaktr.data.images import read_label_png
 from weaktr.errors import DataError
-from weaktr.metrics import seed_mask
-from weaktr.pseudo_labels import blind_threshold, noisy_truth, parallel, refine_file, refine_seed, strongest_histogram
+from weaktr.evaluation.metrics import seed_mask
+from weaktr.method import pseudo_labels
+from weaktr.method.cams import load_cams, save_cams
+from weaktr.method.crf import refine_labels
+from weaktr.method.pseudo_labels import blind_threshold, noisy_truth, refine_file, refine_seed, strongest_histogram
+from weaktr.processes import parallel
 
 
 def random_cams(classes, shape=(40, 50), seed=0):

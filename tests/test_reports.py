@@ -10,10 +10,12 @@ import pytest
 from test_plots import check
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import plots_paper, presets, reports, runs, stages, tables
 from weaktr.__main__ import main
 from weaktr.files import ASSETS
-from weaktr.plots import GREY
+from weaktr.plots import dense, paper
+from weaktr.plots.figures import GREY
+from weaktr.sweeps import tables
+from weaktr.workbench import keys, presets, published, reports, runner
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def finished_once(tmp_path_factory):
     )
     write_notebook(notebooks, "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n", finish)
     for name, lr in (("a", 0.1), ("b", 0.2)):
-        runs.run({"lr": lr}, root / name, notebooks=notebooks)
+        runner.run({"lr": lr}, root / name, notebooks=notebooks)
     return root
 
 
@@ -62,7 +64,7 @@ def test_compare_tells_two_numbers_of_one_name_apart(tmp_path):
     records = f'{common}"value": 60.0, "threshold_from": "given"}}, {common}"value": 66.0, "threshold_from": "masks"}}'
     (tmp_path / "notebooks").mkdir()
     write_notebook(tmp_path / "notebooks", "01_first", PARAMETERS, f"stage.finish([{records}])")
-    runs.run({}, tmp_path / "a", notebooks=tmp_path / "notebooks")
+    runner.run({}, tmp_path / "a", notebooks=tmp_path / "notebooks")
     _, metrics, _ = reports.compare([tmp_path / "a"])
     assert metrics.iloc[:, 0].tolist() == [60.0, 66.0] and metrics.index[1].endswith("oracle, masks")
 
@@ -76,9 +78,9 @@ def test_stale_stages_are_left_out_by_name(two_runs, capsys):
         PARAMETERS,
         'stage.finish([{"list": "val", "list_size": 9, "metric": "late", "value": 1.5}])',
     )
-    runs.run({"lr": 0.1}, two_runs[0], notebooks=notebooks)
+    runner.run({"lr": 0.1}, two_runs[0], notebooks=notebooks)
     assert main(["compare", *map(str, two_runs)]) == 0 and "02 late" in capsys.readouterr().out
-    runs.run({"lr": 0.3}, two_runs[0], notebooks=notebooks, stages=["01"])
+    runner.run({"lr": 0.3}, two_runs[0], notebooks=notebooks, stages=["01"])
     assert main(["compare", *map(str, two_runs)]) == 0
     out = capsys.readouterr().out
     assert "02 late" not in out and f"{two_runs[0]}: 02_second left out, made before an earlier stage" in out
@@ -151,7 +153,7 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     ):
         (tmp_path / stage).mkdir()
         before = [tmp_path / "03_pseudo_labels"] if stage.startswith("05") else []
-        manifest = {"preset": "voc12_deit_s", "key": stages.stage_key({}, "", before)}
+        manifest = {"preset": "voc12_deit_s", "key": keys.stage_key({}, "", before)}
         (tmp_path / stage / "manifest.json").write_text(json.dumps(manifest))
         names = ("metric", "list", "crf", "value")
         (tmp_path / stage / "metrics.json").write_text(json.dumps([dict(zip(names, r)) for r in records]))
@@ -161,7 +163,7 @@ def test_measured_numbers_stand_beside_the_published(tmp_path):
     assert table["val, measured"].notna().sum() == 1
     assert table[table["data"] == "VOC12"].iloc[0]["train, measured"] == 68.0, "CAM labels, whichever backbone follows"
     parameters = {"crf_settings": "coco"}
-    manifest["key"] = stages.stage_key(parameters, "", before)
+    manifest["key"] = keys.stage_key(parameters, "", before)
     (tmp_path / "05_evaluation/manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "05_evaluation/params.json").write_text(json.dumps(parameters))
     assert tables.published_results([tmp_path])["val, measured"].notna().sum() == 0, "not the preset's parameters"
@@ -172,15 +174,15 @@ def test_a_shorter_training_is_not_the_published_one(tmp_path):
     folder = tmp_path / "05_evaluation"
     (tmp_path / "04_online_retraining").mkdir()
     folder.mkdir()
-    key = stages.stage_key({}, "", [tmp_path / "04_online_retraining"])
+    key = keys.stage_key({}, "", [tmp_path / "04_online_retraining"])
     record = {"metric": "mIoU of mask", "list": "val", "crf": True, "value": 12.3}
     for name, content in (("manifest", {"preset": "voc12_deit_s", "key": key}), ("params", {}), ("metrics", [record])):
         (folder / f"{name}.json").write_text(json.dumps(content))
     for epochs, counts in ((100, 1), (1, 0)):
         (tmp_path / "04_online_retraining/params.json").write_text(json.dumps({"seg_epochs": epochs}))
         assert tables.published_results([tmp_path])["val, measured"].notna().sum() == counts
-    assert not presets.as_published("voc12_deit_s", {"seg_epochs": 1}) and not presets.as_published("demo", {})
-    assert presets.as_published("voc12_deit_s", {"seg_epochs": 100, "seed": 7, "workers": 3, "data_root": "x"})
+    assert not published.as_published("voc12_deit_s", {"seg_epochs": 1}) and not published.as_published("demo", {})
+    assert published.as_published("voc12_deit_s", {"seg_epochs": 100, "seed": 7, "workers": 3, "data_root": "x"})
 
 
 def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
@@ -188,7 +190,7 @@ def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
     for run, seed, value in (("a", 504, 70.0), ("b", 505, 74.0), ("took over from b", 505, 74.0)):
         folder = tmp_path / run / "05_evaluation"
         folder.mkdir(parents=True)
-        manifest = {"preset": "voc12_deit_s", "key": stages.stage_key({"seed": seed}, "", [])}
+        manifest = {"preset": "voc12_deit_s", "key": keys.stage_key({"seed": seed}, "", [])}
         metrics = [record | {"value": value}]
         for name, content in (("manifest", manifest), ("params", {"seed": seed}), ("metrics", metrics)):
             (folder / f"{name}.json").write_text(json.dumps(content))
@@ -197,13 +199,13 @@ def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
 
 def test_published_value_of_a_record():
     record = {"metric": "mIoU of mask", "list": "val", "crf": True}
-    assert presets.published("voc12_vit_s", record) == 78.4
-    assert presets.published("voc12_vit_s", record | {"list": "train"}) == 80.3
-    assert presets.published("voc12_vit_s", {"metric": "mIoU of CAM label", "list": "train", "crf": True}) == 69.4
-    assert presets.published("voc12_vit_s", record | {"crf": False}) is None, "another number than the published one"
-    assert presets.published("voc12_vit_s", record | {"oracle": True}) is None
-    assert presets.published("demo", record) is None
-    assert presets.published("voc12_cam", record) is None, "step 1 alone publishes no mask"
+    assert published.published("voc12_vit_s", record) == 78.4
+    assert published.published("voc12_vit_s", record | {"list": "train"}) == 80.3
+    assert published.published("voc12_vit_s", {"metric": "mIoU of CAM label", "list": "train", "crf": True}) == 69.4
+    assert published.published("voc12_vit_s", record | {"crf": False}) is None, "another number than the published one"
+    assert published.published("voc12_vit_s", record | {"oracle": True}) is None
+    assert published.published("demo", record) is None
+    assert published.published("voc12_cam", record) is None, "step 1 alone publishes no mask"
 
 
 @pytest.mark.parametrize("preset", presets.PUBLISHED)
@@ -215,7 +217,7 @@ def test_docstrings_say_the_published_numbers(preset):
 def test_published_scatter_shows_every_method_once():
     table = pd.read_csv(ASSETS / "published_miou.csv")
     both = table.dropna(subset=["voc12_val", "coco14_val"])
-    figure = plots_paper.published(table)
+    figure = paper.published(table)
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(map(int, numbers)) == list(range(1, len(both) + 1))
     assert sum("WeakTr" in text.get_text() for text in figure.axes[1].texts) == 4
@@ -238,7 +240,7 @@ def test_sweep_figure_hollows_what_could_be_chance():
     )  # fmt: skip
     table = pd.DataFrame({"variant": ["a", "b", "c"], "measure": "mask", "value": [60.0, 61.0, 70.0], "list": "val",
                           "list_size": 9})  # fmt: skip
-    ax, differences = plots_paper.sweep(found, table, "Title").axes
+    ax, differences = paper.sweep(found, table, "Title").axes
     dots = [[line for line in one.lines if line.get_marker() == "o"] for one in (ax, differences)]
     hollow = [[dot.get_markerfacecolor() == "white" for dot in line] for line in dots]
     assert hollow == [[False, True, False], [True, False]]
@@ -246,14 +248,14 @@ def test_sweep_figure_hollows_what_could_be_chance():
     assert "val (9 images) · 3 random seeds" in ax.get_xlabel()
     assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0", "70.0 ± 1.0"]
     assert [text.get_text() for text in differences.texts] == ["", "+1.0", "+10.0"]
-    (narrow,) = plots_paper.sweep(found, table, "Title", plots_paper.COLUMN).axes
+    (narrow,) = paper.sweep(found, table, "Title", dense.COLUMN).axes
     assert [text.get_text() for text in narrow.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
-    (alone,) = plots_paper.sweep(found.assign(difference=np.nan), table, "Title").axes
+    (alone,) = paper.sweep(found.assign(difference=np.nan), table, "Title").axes
     grey = [line.get_color() == GREY for line in alone.lines if line.get_marker() == "o"]
     assert grey == [False, True, True], "only a baseline needs nothing to be compared with"
     found["runs"], found["oracle"], table["list"] = [3, 2, 3], True, "train_aug:1000"
     found["variant"] = table["variant"] = ["on oracle_noise=0.0", "refined attention", "c"]
-    for width in (plots_paper.WIDTH, plots_paper.COLUMN):
-        figure = plots_paper.sweep(found, table, "What a pixel's loss is held against", width)
+    for width in (dense.WIDTH, dense.COLUMN):
+        figure = paper.sweep(found, table, "What a pixel's loss is held against", width)
         assert "2–3 random seeds · oracle" in " · ".join(check(figure)).replace("\n", " · ")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]

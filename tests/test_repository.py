@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from weaktr import presets
-from weaktr.parameters import catalogue, check_parameters, declared_parameters
+from weaktr.workbench import presets
+from weaktr.workbench.parameters import catalogue, check_parameters, declared_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -15,13 +15,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaktr import presets, progress, runs, stages
+from weaktr import files, progress
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
-from weaktr.parameters import Parameter, catalogue, check_parameters, declared_parameters
+from weaktr.workbench import keys, open_stage, presets, runner, text
+from weaktr.workbench.parameters import Parameter, catalogue, check_parameters, declared_parameters
+from weaktr.workbench.stage import Stage, interactive, prepare, remove
 
 PARAMETERS = """\
 run_folder: str = "papermill_runs/demo"  # folder of the run
@@ -33,7 +36,7 @@ RECORD = '{"list": "val", "list_size": 9, "metric": "mIoU", "value": 50.5, "thre
 
 def write_notebook(folder, name, parameters, *cells):
     """A notebook with a parameters cell, the call of open_stage, and `cells`."""
-    opening = f"import weaktr.runs\nstage = weaktr.runs.open_stage({name!r}, globals())"
+    opening = f"from weaktr.workbench import open_stage\nstage = open_stage({name!r}, globals())"
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell) for cell in (parameters, opening, *cells)]
     )
@@ -62,8 +65,8 @@ def go(notebooks, tmp_path):
     """Runs the notebooks; returns {stage: key} of what is finished then."""
 
     def start(parameters=None, **options):
-        runs.run(parameters or {}, tmp_path / "run", notebooks=notebooks, **options)
-        return {name: stages.finished_key(tmp_path / "run" / name) for name in ("01_first", "02_second")}
+        runner.run(parameters or {}, tmp_path / "run", notebooks=notebooks, **options)
+        return {name: keys.finished_key(tmp_path / "run" / name) for name in ("01_first", "02_second")}
 
     return start
 
@@ -241,18 +244,18 @@ def test_a_skipped_stage_says_when_its_code_has_changed(go, notebooks, capfd):
 def test_a_stage_that_is_finished_anew_keeps_what_it_took_before(go, notebooks, tmp_path):
     go(stages=["01"])
     folder = tmp_path / "run/01_first"
-    stages.write_json(folder / "manifest.json", stages.read_json(folder / "manifest.json") | {"seconds": 1000.0})
+    files.write_json(folder / "manifest.json", files.read_json(folder / "manifest.json") | {"seconds": 1000.0})
     (folder / "metrics.json").unlink()
     first = notebooks / "01_first.ipynb"  # slower than the tenth of a second to which its time is rounded
     first.write_text(first.read_text().replace("stage.finish(", "import time; time.sleep(0.2); stage.finish("))
     go(stages=["01"])
-    assert 1000 < stages.read_json(folder / "manifest.json")["seconds"] < 1100
+    assert 1000 < files.read_json(folder / "manifest.json")["seconds"] < 1100
 
 
 def test_a_folder_in_which_another_run_is_at_work_is_left_alone(go, tmp_path):
     go(stages=["01"])
     artefact = tmp_path / "run/01_first/artefact.txt"
-    with stages.FileLock(tmp_path / "run/.01_first.lock"):
+    with FileLock(tmp_path / "run/.01_first.lock"):
         with pytest.raises(UserError, match="01_first: another run is at work there; wait for it"):
             go({"lr": 0.2}, stages=["01"])
         assert artefact.read_text() == "ran\n"
@@ -285,7 +288,7 @@ def test_weights_enter_the_key_by_content(tmp_path):
     keys = set()
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
-        keys.add(stages.stage_key(values, "", []))
+        keys.add(keys.stage_key(values, "", []))
     assert len(keys) == 2
 
 
@@ -301,7 +304,7 @@ def test_failing_cell(notebooks, go, tmp_path, capfd):
     assert re.search(r"KeyError: 'absent'\n  in .*01_first.ipynb, cell \[5\] 'values = \{\}'\n", message)
     executed = message.rsplit(": ", 1)[1]
     assert "KeyError" in Path(executed).read_text()
-    assert stages.finished_key(tmp_path / "run/01_first") is None
+    assert keys.finished_key(tmp_path / "run/01_first") is None
     assert "fresh" in capfd.readouterr().out
 
     # the same parameters go on from what is there, others start afresh
@@ -351,7 +354,7 @@ def test_progress_is_live(notebooks, tmp_path, monkeypatch):
     watchdog = threading.Timer(30, lambda: (folder / "seen").touch())
     watchdog.start()
     start = time.monotonic()
-    runs.run({}, tmp_path / "run", stages=["01"], notebooks=notebooks)
+    runner.run({}, tmp_path / "run", stages=["01"], notebooks=notebooks)
     watchdog.cancel()
     assert time.monotonic() - start < 30
 
@@ -360,11 +363,11 @@ def test_interruption_says_how_to_continue(notebooks, tmp_path):
     write_notebook(notebooks, "01_first", PARAMETERS, "import time\nprint('working')\ntime.sleep(60)")
     code = (
         "import sys; from functools import partial; from weaktr import __main__, runs\n"
-        "runs.run = partial(runs.run, notebooks=sys.argv.pop(1)); sys.exit(__main__.main())"
+        "runs.run = partial(runner.run, notebooks=sys.argv.pop(1)); sys.exit(__main__.main())"
     )
     arguments = ["run", "--run-folder", str(tmp_path / "run"), "--stages", "01"]
     command = [sys.executable, "-c", code, str(notebooks), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=stages.ROOT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=files.ROOT)
     for line in process.stdout:
         if "working" in line:
             break
@@ -380,42 +383,42 @@ def test_interruption_says_how_to_continue(notebooks, tmp_path):
 
 
 def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "NOTEBOOKS", notebooks)
+    monkeypatch.setattr("weaktr.workbench.stage.NOTEBOOKS", notebooks)
     cell = {"run_folder": str(tmp_path / "run"), "seed": 504, "workers": 2, "lr": 0.1, "other": object()}
-    stage = runs.open_stage("01_first", cell)
-    assert runs.interactive()
+    stage = open_stage("01_first", cell)
+    assert interactive()
     assert "other" not in stage.parameters
     stage.finish([])
     (stage.folder / "artefact.txt").touch()
-    assert (runs.open_stage("01_first", cell).folder / "artefact.txt").exists()
+    assert (open_stage("01_first", cell).folder / "artefact.txt").exists()
     with pytest.raises(UserError, match="02_second needs the finished stage 01_first") as failure:
-        runs.open_stage("02_second", cell | {"t": 0.5, "run_folder": str(tmp_path / "new")}).input("01_first")
+        open_stage("02_second", cell | {"t": 0.5, "run_folder": str(tmp_path / "new")}).input("01_first")
     assert isinstance(failure.value, UserError)
     with pytest.raises(UserError, match=r"holds a finished stage \(lr 0.1 → 0.2\); choose another run_folder"):
-        runs.open_stage("01_first", cell | {"lr": 0.2})
+        open_stage("01_first", cell | {"lr": 0.2})
     (stage.folder / "metrics.json").unlink()
     (stage.folder / "resume.pt").touch()
     with pytest.raises(UserError, match=r"holds an unfinished stage \(lr 0.1 → 0.2\); choose another run_folder"):
-        runs.open_stage("01_first", cell | {"lr": 0.2})
-    assert (runs.open_stage("01_first", cell).folder / "resume.pt").exists(), "the same parameters go on"
+        open_stage("01_first", cell | {"lr": 0.2})
+    assert (open_stage("01_first", cell).folder / "resume.pt").exists(), "the same parameters go on"
     (stage.folder / "resume.pt").unlink()
     with pytest.raises(UserError, match="holds an unfinished stage"):
-        runs.open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
+        open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
     assert (stage.folder / "artefact.txt").exists()
     with pytest.raises(ParameterError, match="lr: '1e-4' is no float"):
-        runs.open_stage("01_first", cell | {"lr": "1e-4"})
+        open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
-        runs.open_stage("01_first", {"run_folder": "x"})
+        open_stage("01_first", {"run_folder": "x"})
 
 
 def test_looking_at_a_finished_stage_by_hand_leaves_its_record_alone(go, notebooks, tmp_path, monkeypatch):
     """Who made it, when, by which code and preset: what the published table and `sources.csv` rest on."""
     go(preset="demo", stages=["01"])
-    monkeypatch.setattr(stages, "NOTEBOOKS", notebooks)
+    monkeypatch.setattr("weaktr.workbench.stage.NOTEBOOKS", notebooks)
     folder = tmp_path / "run/01_first"
     before = {name: (folder / name).read_bytes() for name in ("manifest.json", "params.json")}
     cell = json.loads(before["params.json"]) | {"run_folder": str(tmp_path / "run"), "workers": 7}
-    stage = runs.open_stage("01_first", cell)
+    stage = open_stage("01_first", cell)
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (
         json.loads(before["manifest.json"]).keys() >= {"end", "code"} and b'"preset": "demo"' in before["manifest.json"]
@@ -428,12 +431,12 @@ def test_looking_at_a_finished_stage_by_hand_leaves_its_record_alone(go, noteboo
 def test_a_stage_that_a_person_is_making_is_left_alone(go, notebooks, tmp_path):
     """Until it is finished, or its kernel ends; the same kernel may open it again."""
     held = f"""
-from weaktr import runs, stages
 from pathlib import Path
-stages.NOTEBOOKS = Path({str(notebooks)!r})
+from weaktr.workbench import open_stage, stage
+stage.NOTEBOOKS = Path({str(notebooks)!r})
 cell = {{"run_folder": {str(tmp_path / "run")!r}, "seed": 504, "workers": 2, "lr": 0.1}}
-runs.open_stage("01_first", cell)
-stage = runs.open_stage("01_first", cell)
+open_stage("01_first", cell)
+stage = open_stage("01_first", cell)
 print("open", flush=True)
 input()
 stage.finish([])
@@ -456,7 +459,7 @@ input()
 def test_two_runs_at_once_in_one_folder_are_refused(go, tmp_path):
     """Also while the other is at a later stage."""
     go()
-    with stages.FileLock(tmp_path / "run/.run.lock"):
+    with FileLock(tmp_path / "run/.run.lock"):
         with pytest.raises(UserError, match="run: another run is at work there; wait for it"):
             go({"lr": 0.2})
         go()  # nothing to do
@@ -483,9 +486,9 @@ def test_a_copy_of_a_stage_counts_in_another_run(go, notebooks, tmp_path, capfd)
     first = go()
     shutil.copytree(tmp_path / "run/01_first", tmp_path / "other/01_first")
     capfd.readouterr()
-    runs.run({"t": 0.7}, tmp_path / "other", notebooks=notebooks)
+    runner.run({"t": 0.7}, tmp_path / "other", notebooks=notebooks)
     assert "01_first · up to date, skipped" in capfd.readouterr().out
-    assert stages.finished_key(tmp_path / "other/01_first") == first["01_first"]
+    assert keys.finished_key(tmp_path / "other/01_first") == first["01_first"]
 
 
 def test_a_copy_of_a_notebook_is_no_stage(go, notebooks):
@@ -501,7 +504,7 @@ def test_an_interrupted_second_photograph_is_not_up_to_date(notebooks, tmp_path,
     one = PARAMETERS + 'photograph: str = ""  # a picture\n'
     cells = ("import os\nassert 'STOP' not in os.environ", f"stage.finish([{RECORD}])")
     write_notebook(notebooks, "02_second", one, *cells)
-    run = partial(runs.run, run_folder=tmp_path / "run", notebooks=notebooks, check=False)
+    run = partial(runner.run, run_folder=tmp_path / "run", notebooks=notebooks, check=False)
     run({"photograph": "first.jpg"})
     monkeypatch.setenv("STOP", "1")
     with pytest.raises(RunError):
@@ -514,7 +517,7 @@ def test_an_interrupted_second_photograph_is_not_up_to_date(notebooks, tmp_path,
 
 
 def test_finish_refuses_incomplete_records(tmp_path):
-    stage = stages.Stage("01_first", tmp_path, {})
+    stage = Stage("01_first", tmp_path, {})
     with pytest.raises(ValueError, match="lacks list_size"):
         stage.finish([{"list": "val", "metric": "mIoU", "value": 1.0}])
     assert not (tmp_path / "metrics.json").exists()
@@ -536,7 +539,7 @@ def test_progress_lines(capsys, monkeypatch):
 def test_oracle_rows_are_marked():
     record = {"stage": "02", "list": "train", "list_size": 5, "metric": "mIoU", "value": 61.234, "crf": False}
     record |= {"threshold": 0.43, "threshold_from": "masks", "scales": [1.0, 1.2], "oracle": True}
-    header, row = stages.aligned(stages.results_rows([record])).splitlines()
+    header, row = text.aligned(text.results_rows([record])).splitlines()
     assert header.split()[0] == "stage"
     assert row.split() == ["02", "train", "(5)", "0.43", "(masks)", "1.0,", "1.2", "no", "mIoU", "61.23", "oracle"]
 
@@ -546,17 +549,17 @@ def test_oracle_rows_are_marked():
 
 def test_files_are_whole_or_absent(tmp_path):
     path = tmp_path / "sub/x.npz"
-    with pytest.raises(RuntimeError), stages.atomic(path) as aside:
+    with pytest.raises(RuntimeError), files.atomic(path) as aside:
         assert aside.suffix == ".npz"
         assert aside.parent == path.parent
         aside.write_text("half")
         raise RuntimeError
     assert not list(path.parent.iterdir())
-    stages.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="Circular"):
         circular = []
         circular.append(circular)
-        stages.write_json(path, circular)
+        files.write_json(path, circular)
     assert json.loads(path.read_text()) == {"a": 1}
     assert len(list(path.parent.iterdir())) == 1
 
@@ -564,18 +567,18 @@ def test_files_are_whole_or_absent(tmp_path):
 def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_path):
     """A real process, killed while it writes; nothing else goes, hidden files of a person least of all."""
     folder = tmp_path / "02_cam_generation"
-    stages.prepare(folder, "key", {})
-    stages.write_json(folder / "cams/whole.json", [1])
+    prepare(folder, "key", {})
+    files.write_json(folder / "cams/whole.json", [1])
     (folder / "cams/.notes.txt").write_text("mine")
     code = (
         "import os, sys; from weaktr.files import atomic\nwith atomic(sys.argv[1]) as aside:\n aside.write_text('half')"
     )
     code += "\n os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", code, str(folder / "cams/a_1.npz")], cwd=stages.ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "cams/a_1.npz")], cwd=files.ROOT, check=False)
     assert done.returncode == -9
     (left,) = (folder / "cams").glob(".a_1.*.npz")
     assert left.read_text() == "half" and not (folder / "cams/a_1.npz").exists()
-    stages.prepare(folder, "key", {})
+    prepare(folder, "key", {})
     assert sorted(path.name for path in (folder / "cams").iterdir()) == [".notes.txt", "whole.json"]
 
 
@@ -608,7 +611,7 @@ def test_every_command_can_show_where_it_failed(capsys):
 
 def test_presets_are_listed_without_torch():
     code = "import sys; from weaktr.__main__ import main; main(['presets']); assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=stages.ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=files.ROOT, check=True)
     table, _, command = done.stdout.partition("\n\n")
     assert {line.split()[0] for line in table.splitlines()} == {"preset", *presets.PRESETS}
     assert "run --preset" in command
@@ -628,5 +631,5 @@ def test_removing_a_stage_finishes_what_a_killed_process_began(tmp_path):
     for name in ("01_first", ".01_first.7.gone", "02_second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("")
-    stages.remove(tmp_path / "01_first")
+    remove(tmp_path / "01_first")
     assert [path.name for path in tmp_path.iterdir()] == ["02_second"]

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from weaktr.device import autocast
 from weaktr.errors import UserError
-from weaktr.models import create_segmenter, encoder, load_model, save_model
-from weaktr.models.checkpoints import import_released_segmenter, released_names
+from weaktr.models import encoders
+from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.decoder import MaskTransformer
-from weaktr.train_cam import autocast
+from weaktr.models.released import import_released_segmenter, released_names
+from weaktr.models.segmenter import create_segmenter
 
 KINDS = ["vit", "dinov2", "eva02"]
 GOLDENS = ["seg_vit", "seg_vit_multiscale", "seg_dinov2", "seg_eva02"]
@@ -151,7 +153,7 @@ def test_bfloat16_on_a_cpu_with_and_without_fused_attention(monkeypatch, fused_c
     state = naive.random_segmenter_checkpoint(kind, seed=3)
     x, target = torch.randn(2, 3, 32, 32), torch.randint(0, 4, (2, 32, 32))
     tokens = import_released_segmenter(state, num_heads=3, decoder_heads=2).encoder(x)[0].shape[1] + 1
-    monkeypatch.setattr(encoder, "FEW_TOKENS", tokens - 1 if fused else tokens)
+    monkeypatch.setattr(encoders, "FEW_TOKENS", tokens - 1 if fused else tokens)
     results = []
     for precision in ("fp32", "bf16"):
         model = import_released_segmenter(state, num_heads=3, decoder_heads=2)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from weaktr import statistics
-from weaktr.metrics import confusion_matrix, mean_iou, pixel_counts
+from weaktr.evaluation import intervals
+from weaktr.evaluation.metrics import confusion_matrix, mean_iou, pixel_counts
+from weaktr.plots import captions
 
 
 def lists(seeds, images=30, classes=3, error=0.2, start=0):
@@ -20,9 +21,9 @@ def lists(seeds, images=30, classes=3, error=0.2, start=0):
 
 def test_resampled_miou_against_a_loop():
     matrices = lists(seeds=2, images=6)
-    times, chosen = statistics.draws(6, 2, resamples=5, random_state=3)
+    times, chosen = intervals.draws(6, 2, resamples=5, random_state=3)
     assert times.shape == (5, 6) and (times.sum(1) == 6).all() and chosen.shape == (5, 2)
-    found = statistics.resampled_miou(pixel_counts(matrices), times, chosen)
+    found = intervals.resampled_miou(pixel_counts(matrices), times, chosen)
     for row in range(5):
         expected = []
         for seed in chosen[row]:
@@ -33,15 +34,15 @@ def test_resampled_miou_against_a_loop():
 
 def test_estimate_is_the_mean_over_seeds_inside_its_interval():
     matrices = lists(seeds=3)
-    found = statistics.estimate(pixel_counts(matrices))
+    found = intervals.estimate(pixel_counts(matrices))
     assert found.value == pytest.approx(np.mean([mean_iou(m.sum(0)) for m in matrices]))
     assert found.low < found.value < found.high and found.seeds == 3
-    assert statistics.estimate(pixel_counts(matrices)) == found, "the same numbers twice"
+    assert intervals.estimate(pixel_counts(matrices)) == found, "the same numbers twice"
 
 
 def test_interval_narrows_with_images():
-    wide = statistics.estimate(pixel_counts(lists(seeds=1, images=20)))
-    narrow = statistics.estimate(pixel_counts(lists(seeds=1, images=500)))
+    wide = intervals.estimate(pixel_counts(lists(seeds=1, images=20)))
+    narrow = intervals.estimate(pixel_counts(lists(seeds=1, images=500)))
     assert narrow.high - narrow.low < 0.4 * (wide.high - wide.low)
 
 
@@ -54,23 +55,21 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     inside = 0
     for _ in range(100):
         drawn = pixel_counts(population[rng.integers(0, 4000, 40)])[None]
-        low, high = statistics.estimate(drawn)[1:3]
+        low, high = intervals.estimate(drawn)[1:3]
         inside += low <= known <= high
     assert 85 <= inside <= 99
 
 
 def test_difference_tells_better_from_worse_from_nothing():
     good, bad = (pixel_counts(lists(seeds=3, error=e)) for e in (0.1, 0.3))
-    better, worse = statistics.difference(good, bad), statistics.difference(bad, good)
+    better, worse = intervals.difference(good, bad), intervals.difference(bad, good)
     assert better.low > 0 and better.p < 0.01 and worse.high < 0
     assert better.value == pytest.approx(-worse.value)
-    assert "better than" in statistics.verdict(better, "a", "b")
-    assert "worse than" in statistics.verdict(worse, "a", "b")
-    same = statistics.difference(pixel_counts(lists(seeds=3)), pixel_counts(lists(seeds=3, start=3)))
+    assert "better than" in captions.verdict(better, "a", "b")
+    assert "worse than" in captions.verdict(worse, "a", "b")
+    same = intervals.difference(pixel_counts(lists(seeds=3)), pixel_counts(lists(seeds=3, start=3)))
     assert same.low < 0 < same.high and same.p > 0.05
-    assert "no difference" in statistics.verdict(same, "a", "b") and "3 random seeds" in statistics.verdict(
-        same, "a", "b"
-    )
+    assert "no difference" in captions.verdict(same, "a", "b") and "3 random seeds" in captions.verdict(same, "a", "b")
 
 
 def test_pairing_cancels_what_both_share():
@@ -79,11 +78,11 @@ def test_pairing_cancels_what_both_share():
     changed = matrices.copy()
     changed[:, ::3, 0, 0] += changed[:, ::3, 0, 1]  # some pixels of class 0 are put right in every third image
     changed[:, ::3, 0, 1] = 0
-    paired = statistics.difference(pixel_counts(changed), pixel_counts(matrices))
-    alone = statistics.estimate(pixel_counts(matrices))
+    paired = intervals.difference(pixel_counts(changed), pixel_counts(matrices))
+    alone = intervals.estimate(pixel_counts(matrices))
     assert paired.low > 0 and paired.high - paired.low < alone.high - alone.low
 
 
 def test_only_the_same_images_and_seeds_are_compared():
     with pytest.raises(ValueError, match=r"\(1, 20.*\(1, 30"):
-        statistics.difference(pixel_counts(lists(1, images=20)), pixel_counts(lists(1)))
+        intervals.difference(pixel_counts(lists(1, images=20)), pixel_counts(lists(1)))

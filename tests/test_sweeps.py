@@ -17,10 +17,11 @@ from rich.console import Console
 from submitit.core.utils import UncompletedJobError
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import console, kernels, sweep_files, sweep_results, sweeps
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
-from weaktr.models import encoder
+from weaktr.models import weights
+from weaktr.sweeps import console, file, plan, pools, results, schedule
+from weaktr.workbench import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """\
@@ -98,7 +99,7 @@ def swept(swept_once, tmp_path):
 
 
 def read(place, source=None, name=""):
-    return sweep_files.read_sweep(
+    return file.read_sweep(
         place / "thresholds.toml" if source is None else source,
         name,
         root=place / "runs",
@@ -108,9 +109,9 @@ def read(place, source=None, name=""):
 
 def go(place, *files, jobs=2, executor=None, show=lambda runs: None):
     """Plan and run; returns the runs by name."""
-    runs = sweeps.plan(files or [read(place)], notebooks=place / "notebooks")
-    pool = executor or sweeps.LocalPool(jobs)
-    sweeps.run_sweeps(runs, pool, jobs, notebooks=place / "notebooks", show=show)
+    runs = plan.plan(files or [read(place)], notebooks=place / "notebooks")
+    pool = executor or pools.LocalPool(jobs)
+    schedule.run_sweeps(runs, pool, jobs, notebooks=place / "notebooks", show=show)
     return {one.name: one for one in runs}
 
 
@@ -209,19 +210,19 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, m
 
     The second variant has the data of the first, which are not read again.
     """
-    shipped = encoder.pretrained_state
+    shipped = weights.pretrained_state
 
     def here(backbone, weights=""):
         if "tiny2" in backbone:
             raise UserError(f"no weights of {backbone} here")
         return shipped(backbone, weights)
 
-    monkeypatch.setattr(encoder, "pretrained_state", here)
+    monkeypatch.setattr(weights, "pretrained_state", here)
     measure = {"label": "mask", "stage": "05_evaluation", "metric": "mIoU of mask", "list": "val", "crf": False}
     source = {"preset": "smoke", "variants": {"base": {}, "other": override}, "measure": [measure]}
-    sweep = sweep_files.read_sweep(source, "bad", root=tmp_path / "runs")
+    sweep = file.read_sweep(source, "bad", root=tmp_path / "runs")
     with pytest.raises(UserError, match=message):
-        sweeps.plan([sweep])
+        plan.plan([sweep])
     assert not (tmp_path / "runs").exists()
 
 
@@ -241,10 +242,10 @@ def test_a_run_of_another_version_is_refused(swept):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_sweeps_are_valid(path):
-    found = sweep_files.read_sweep(path)
+    found = file.read_sweep(path)
     assert len(found.seeds) >= 3 and found.question.strip() and found.title
-    for runs in [sweeps.plan([found], check=False)] if path.parent.name == "demo" else []:
-        last = {sweeps._identity(one, found.stages[-1]) for one in runs}
+    for runs in [plan.plan([found], check=False)] if path.parent.name == "demo" else []:
+        last = {plan._identity(one, found.stages[-1]) for one in runs}
         assert len(last) == len(runs), "every variant and seed is another run to the last stage"
     twin = "voc12" if path.parent.name == "demo" else "demo"
     assert (path.parents[1] / twin / path.name).is_file(), "each sweep has a demo version and one for VOC12"
@@ -254,8 +255,8 @@ def test_shipped_sweeps_are_valid(path):
 
 # ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_shared_stages_are_computed_once_and_a_second_call_does_nothing(place):
-    planned = sweeps.plan([read(place)], notebooks=place / "notebooks")
-    assert len(planned) == 4 and len(sweeps.to_compute(planned)) == 6, "01 once for each seed, 02 four times"
+    planned = plan.plan([read(place)], notebooks=place / "notebooks")
+    assert len(planned) == 4 and len(plan.to_compute(planned)) == 6, "01 once for each seed, 02 four times"
     seen = []
     runs = go(place, show=lambda all_of_them: seen.append(console.counts(all_of_them)))
     assert [one.state for one in runs.values()] == ["done"] * 4
@@ -283,7 +284,7 @@ def test_a_stage_that_vanishes_while_it_is_linked_is_computed(swept, monkeypatch
     def gone(source, *_, **__):
         raise shutil.Error([(source, "target", "No such file")])
 
-    monkeypatch.setattr(sweeps.shutil, "copytree", gone)
+    monkeypatch.setattr(plan.shutil, "copytree", gone)
     source = {"seeds": [1], "measure": list(read(swept).measures)}
     (one,) = go(swept, read(swept, source, "other")).values()
     assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
@@ -299,7 +300,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_tried_again(swept):
     assert runs["low-seed2"].seconds > 0 and runs["high-seed1"].seconds > 0
     told = json.loads((swept / "runs/demo_thresholds/sweep.json").read_text())["high-seed2"]
     assert told["state"] == "failed" and "02_second: ValueError: made to fail" in told["message"]
-    table, found, _ = sweep_results.write_results(read(swept), swept / "notebooks")
+    table, found, _ = results.write_results(read(swept), swept / "notebooks")
     assert len(table) == 3 and found.set_index("variant")["runs"].to_dict() == {"low": 2, "high": 1}
     assert found.set_index("variant").loc["high", "seeds"] == 1, "only the seed that both have is compared"
     (swept / "fail").unlink()
@@ -356,9 +357,9 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
         "if __name__ == '__main__':\n"
         "    place = pathlib.Path(sys.argv[1])\n"
         "    notebooks = place / 'notebooks'\n"
-        "    sweep = sweep_files.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=notebooks)\n"
-        "    runs = sweeps.plan([sweep], notebooks=notebooks)\n"
-        "    sweeps.run_sweeps(runs, sweeps.LocalPool(1), 1, notebooks=notebooks)\n"
+        "    sweep = file.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=notebooks)\n"
+        "    runs = plan.plan([sweep], notebooks=notebooks)\n"
+        "    schedule.run_sweeps(runs, pools.LocalPool(1), 1, notebooks=notebooks)\n"
     )
     (place / "go.py").write_text(script)
     started = subprocess.Popen([sys.executable, place / "go.py", place], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -386,7 +387,7 @@ class Queue:
     """A cluster's queue: it may refuse a job or lose one; what it takes it hands to a process."""
 
     def __init__(self, refuses=lambda queue: False, loses=lambda queue: False):
-        self.pool, self.refuses, self.loses = sweeps.LocalPool(2), refuses, loses
+        self.pool, self.refuses, self.loses = pools.LocalPool(2), refuses, loses
         self.jobs, self.refused, self.lost = [], 0, 0
 
     def submit(self, function, *arguments):
@@ -422,7 +423,7 @@ def test_a_job_that_the_cluster_ended_fails_its_own_run_only(place):
 
 
 def test_submitit_runs_the_same_sweep(place):
-    executor = sweeps.slurm_pool(place / "jobs", cluster="local", gpus=0, cpus=1, minutes=5)
+    executor = pools.slurm_pool(place / "jobs", cluster="local", gpus=0, cpus=1, minutes=5)
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = go(place, executor=executor)
     assert [one.state for one in runs.values()] == ["done"] * 2
@@ -432,7 +433,7 @@ def test_submitit_runs_the_same_sweep(place):
 def test_without_slurm_the_remedy_is_said(place, monkeypatch):
     monkeypatch.setenv("PATH", str(place))
     with pytest.raises(UserError, match="start the sweep where sbatch is, or with --executor local"):
-        sweeps.slurm_pool(place)
+        pools.slurm_pool(place)
 
 
 def test_threads_are_divided(place, monkeypatch):
@@ -440,8 +441,8 @@ def test_threads_are_divided(place, monkeypatch):
         place / "notebooks", "01_first", PARAMETERS + "lr: float = 0.1  # learning rate\n",
         "import os\n(stage.folder / 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n" + FIRST,
     )  # fmt: skip
-    monkeypatch.setattr(sweeps, "cores", lambda: 6)
-    assert sweeps.local_jobs() == 3 and sweeps.local_jobs(2) == 2
+    monkeypatch.setattr(pools, "cores", lambda: 6)
+    assert pools.local_jobs() == 3 and pools.local_jobs(2) == 2
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
     runs = go(place, jobs=2)
     assert (runs["low-seed1"].place.path / "01_first" / "threads").read_text() == "3"
@@ -450,7 +451,7 @@ def test_threads_are_divided(place, monkeypatch):
 # ── Results ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_results_can_be_traced_and_summary_agrees_with_the_runs(swept):
     sweep = read(swept)
-    table, found, manifests = sweep_results.write_results(sweep, swept / "notebooks")
+    table, found, manifests = results.write_results(sweep, swept / "notebooks")
     assert len(table) == 4 and set(table["list_size"]) == {12} and len(manifests) == 8
     kept = manifests.set_index(["run", "stage"])
     for row in table.itertuples():
@@ -470,25 +471,25 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(swept):
     assert rows.loc["high", "difference_low"] > 0 and np.isnan(rows.loc["low", "difference"])
     assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
     assert rows.loc["high", "verdict"].startswith("score: high is better than low: +")
-    text = sweep_results.text(found)
+    text = results.text(found)
     assert "mIoU (%)" in text and f"{low.mean():.1f} ± " in text
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
 
 
 def test_results_are_read_back_where_the_runs_are_gone(swept):
     sweep = read(swept)
-    made = sweep_results.load(sweep, swept, swept / "notebooks")
+    made = results.load(sweep, swept, swept / "notebooks")
     assert made[3] == "4 finished runs"
     shutil.rmtree(sweep.folder)
-    assert sweep_results.load(sweep, swept, swept / "notebooks")[3] == "no finished run"
+    assert results.load(sweep, swept, swept / "notebooks")[3] == "no finished run"
     for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs"), made):
         frame.to_csv(swept / f"06_{name}.csv", index=False)
-    table, found, manifests, source = sweep_results.load(sweep, swept, swept / "notebooks")
+    table, found, manifests, source = results.load(sweep, swept, swept / "notebooks")
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
     assert set(table["key"]) <= set(manifests["key"])
     assert found["is_baseline"].tolist() == [True, False]
     manifests.assign(data_fingerprint="another").to_csv(swept / f"06_{sweep.name}_runs.csv", index=False)
-    assert "made with an earlier version of the data" in sweep_results.load(sweep, swept, swept / "notebooks")[3]
+    assert "made with an earlier version of the data" in results.load(sweep, swept, swept / "notebooks")[3]
 
 
 def test_one_variant_compares_its_measures(swept):
@@ -496,7 +497,7 @@ def test_one_variant_compares_its_measures(swept):
     source = {"seeds": [1, 2], "measure": [measure | {"label": "a"}, measure | {"label": "b"}]}
     sweep = read(swept, source, "measures")
     go(swept, sweep)
-    found = sweep_results.summary(sweep, sweep_results.results(sweep, swept / "notebooks")).set_index("measure")
+    found = results.summary(sweep, results.results(sweep, swept / "notebooks")).set_index("measure")
     assert found.loc["b", "baseline"] == "a" and found.loc["b", "difference"] == 0
     assert "no difference" in found.loc["b", "verdict"]
 
@@ -509,7 +510,7 @@ def test_measures_on_different_lists_are_not_compared(place):
     measures = [{"label": name, "stage": "02_second", "metric": "mIoU", "list": name} for name in ("val", "train")]
     sweep = read(place, {"seeds": [1], "measure": measures}, "lists")
     go(place, sweep)
-    found = sweep_results.summary(sweep, sweep_results.results(sweep, place / "notebooks"))
+    found = results.summary(sweep, results.results(sweep, place / "notebooks"))
     assert found["difference"].isna().all() and found["low"].notna().all()
 
 
@@ -517,36 +518,36 @@ def test_an_ambiguous_measure_is_refused(swept):
     sweep = read(swept, {"seeds": [1], "measure": [{"label": "x", "stage": "02_second", "metric": "mIuO"}]}, "typo")
     go(swept, sweep)
     with pytest.raises(RunError, match="0 records that fit"):
-        sweep_results.results(sweep, swept / "notebooks")
+        results.results(sweep, swept / "notebooks")
 
 
 # ── The command line ──────────────────────────────────────────────────────────────────────────────────────────────
 def test_estimate_and_plan_in_words(place, swept):
-    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
-    text = console.plan_text(runs, sweeps.to_compute(runs), sweeps.estimate_seconds(runs, ()), 1)
+    runs = plan.plan([read(place)], notebooks=place / "notebooks")
+    text = console.plan_text(runs, plan.to_compute(runs), plan.estimate_seconds(runs, ()), 1)
     assert text == (
         "4 runs, 0 done already; 6 stages to compute, 2 more are shared; "
         "estimate unknown time, no stage like these was finished here with 1 job"
     )
     (swept / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
-    runs = sweeps.plan([read(swept)], notebooks=swept / "notebooks")
-    seconds = sweeps.estimate_seconds(runs, ())
+    runs = plan.plan([read(swept)], notebooks=swept / "notebooks")
+    seconds = plan.estimate_seconds(runs, ())
     assert 0 <= seconds < 60
-    assert "6 runs, 4 done already; 3 stages" in console.plan_text(runs, sweeps.to_compute(runs), seconds, 2)
+    assert "6 runs, 4 done already; 3 stages" in console.plan_text(runs, plan.to_compute(runs), seconds, 2)
 
 
 def test_progress_prints_one_line_per_run(place, capsys):
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
-    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    runs = plan.plan([read(place)], notebooks=place / "notebooks")
     with console.progress(runs) as show:
-        sweeps.run_sweeps(runs, sweeps.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
+        schedule.run_sweeps(runs, pools.LocalPool(2), 2, notebooks=place / "notebooks", show=show)
     lines = [line for line in capsys.readouterr().out.splitlines() if " · done" in line]
     assert len(lines) == 2 and "2 done" in lines[-1] and any("1 stage shared" in line for line in lines)
 
 
 def test_an_error_with_brackets_is_shown_as_it_is(place):
     """rich would take [/data] for the end of a style, and fail."""
-    runs = sweeps.plan([read(place)], notebooks=place / "notebooks")
+    runs = plan.plan([read(place)], notebooks=place / "notebooks")
     runs[0].state, runs[0].message = "failed", "01_first: no file in [/data]; give [a, b] or a,b"
     terminal = Console(width=200, file=io.StringIO())
     terminal.print(console.table(runs))

@@ -14,7 +14,7 @@ from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
 from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, CONTRAST, FAVOURITE, render_scene, write_scene
 from weaktr.errors import DataError
-from weaktr.models import create_cam_model
+from weaktr.models.cam import create_cam_model
 
 PLACES = ("JPEGImages", "SegmentationClass", "Annotations")
 
@@ -308,7 +308,7 @@ def test_a_file_in_place_of_the_folder_is_refused(few, tmp_path):
 
 
 def test_an_unknown_list_is_refused_before_a_run(few, tmp_path, monkeypatch):
-    from weaktr.data import check_parameters
+    from weaktr.workbench.checks import check_data as check_parameters
 
     monkeypatch.setattr(synthetic, "spawned", SerialPool)
     given = {"dataset": "synthetic", "data_root": str(tmp_path / "s"), "train_list": "train", "eval_list": "trian"}

@@ -13,26 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from weaktr import train_cam as cam_loop
-from weaktr import train_segmenter as segmenter_loop
 from weaktr.data.images import read_label_png
 from weaktr.data.transforms import SegmentationSamples, seed_everything
+from weaktr.device import autocast
 from weaktr.errors import ParameterError
-from weaktr.losses import cam_losses, gradient_clipping
-from weaktr.models import create_cam_model, create_segmenter, save_model
-from weaktr.train_cam import autocast, average_precision, classify, train_cam
-from weaktr.train_segmenter import (
-    ACTIVE,
-    COUNTS,
-    RECORDED,
-    WATCHES,
-    beside,
-    clipping_counts,
-    clipping_quality,
-    learning_rate,
-    train_and_save,
-    train_segmenter,
-)
+from weaktr.method import cam_training, retraining, training_state
+from weaktr.method.cam_training import average_precision, cam_losses, classify, train_cam
+from weaktr.method.clipping import ACTIVE, COUNTS, RECORDED, clipping_counts, clipping_quality, gradient_clipping
+from weaktr.method.retraining import WATCHES, beside, learning_rate, train_and_save, train_segmenter
+from weaktr.models.cam import create_cam_model
+from weaktr.models.checkpoints import save_model
+from weaktr.models.segmenter import create_segmenter
 
 BACKBONE = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 SIDE = 32
@@ -114,7 +105,7 @@ def test_cam_training_reports_what_it_did(trained_cams):
     assert history["wait_share"].between(0, 1, inclusive="neither").all()
     assert all(re.fullmatch(r"\d+\.\d% data wait", note) for note in bar.notes)
     peak = 0.5 * 4 / 512
-    assert np.allclose(history["lr"], [cam_loop.learning_rate(e, peak, 3, 0) for e in range(3)], rtol=1e-12)
+    assert np.allclose(history["lr"], [cam_training.learning_rate(e, peak, 3, 0) for e in range(3)], rtol=1e-12)
 
 
 def test_cam_training_lowers_its_loss(tiny_dataset, tmp_path):
@@ -187,8 +178,8 @@ def test_a_long_list_is_monitored_on_a_part_of_it(tiny_dataset, tmp_path, monkey
         seen.append(list_name)
         return classify(model, dataset, list_name, *rest)
 
-    monkeypatch.setattr(cam_loop, "classify", spied)
-    monkeypatch.setattr(cam_loop, "MOST_MONITORED", 2)
+    monkeypatch.setattr(cam_training, "classify", spied)
+    monkeypatch.setattr(cam_training, "MOST_MONITORED", 2)
     for val_list in ("val", "val:3"):
         learn_cams(tiny_dataset, tmp_path / val_list[-1], epochs=1, val_list=val_list)
     assert seen == ["val:2", "val:3"]
@@ -199,13 +190,15 @@ def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, c
     """By the mAP of image labels, or, an oracle, by CAMs against masks; here the second of three epochs is best."""
     scores = iter([10.0, 30.0, 20.0])
     if rule == "map":
-        monkeypatch.setattr(cam_loop, "average_precision", lambda *_: np.array([next(scores) / 100]))
+        monkeypatch.setattr(cam_training, "average_precision", lambda *_: np.array([next(scores) / 100]))
     else:
-        monkeypatch.setattr(cam_loop, "oracle_miou", lambda *_: next(scores))
+        monkeypatch.setattr(cam_training, "oracle_miou", lambda *_: next(scores))
     seen = []
-    keep = cam_loop.keep
+    keep = training_state.keep
     monkeypatch.setattr(
-        cam_loop, "keep", lambda folder, model, *rest: (seen.append(copy.deepcopy(model)), keep(folder, model, *rest))
+        cam_training,
+        "keep",
+        lambda folder, model, *rest: (seen.append(copy.deepcopy(model)), keep(folder, model, *rest)),
     )
     model, history = learn_cams(tiny_dataset, tmp_path, checkpoint=rule, oracle_list="train")
     assert history[column].tolist() == pytest.approx([10.0, 30.0, 20.0])
@@ -215,11 +208,11 @@ def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, c
 
 
 def test_oracle_miou_is_the_best_of_the_threshold_curve(trained_cams, tiny_dataset):
-    from weaktr.inference import generate_cams
-    from weaktr.metrics import confusion_matrix, mean_iou, seed_mask
+    from weaktr.evaluation.metrics import confusion_matrix, mean_iou, seed_mask
+    from weaktr.method.cam_generation import generate_cams
 
     model, *_ = trained_cams
-    found = cam_loop.oracle_miou(model, tiny_dataset, "val")
+    found = cam_training.oracle_miou(model, tiny_dataset, "val")
     ids = tiny_dataset.ids("val")
     cams = {i: generate_cams(model, tiny_dataset.image(i), tiny_dataset.labels(i), (1.0,)) for i in ids}
     scores = []
@@ -242,7 +235,7 @@ def test_no_mask_is_read_by_step_one(tiny_dataset, tmp_path, monkeypatch):
 def test_classify_is_the_mean_of_three_logits_over_whole_images(trained_cams, tiny_dataset):
     from PIL import Image
 
-    from weaktr.inference import normalise
+    from weaktr.data.transforms import normalise
 
     model = trained_cams[0]
     scores, labels = classify(model, tiny_dataset, "val", "fp32")
@@ -351,7 +344,7 @@ def trained_masks(tiny_dataset, views, tmp_path_factory):
     """One uninterrupted run: model, history, folder, progress, optimizer."""
     folder, bar = tmp_path_factory.mktemp("segmenter"), Bar()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmenter_loop.torch.optim, "SGD", Recorder)
+        patch.setattr(retraining.torch.optim, "SGD", Recorder)
         model, history = learn_masks(tiny_dataset, folder, progress=bar, watched=views)
     return model, history, folder, bar, Recorder.made
 
@@ -409,7 +402,7 @@ def test_start_value_is_found_from_the_loss(trained_masks):
 def test_long_trainings_are_recorded_over_several_iterations(trained_masks, tiny_dataset, tmp_path, monkeypatch):
     """Their rows mean what the rows of the single iterations mean, and the network is the same."""
     expected, _ = learn_masks(tiny_dataset, tmp_path, start_value=1.0)
-    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 24)  # two iterations each: τ has its 22nd and 23rd as before
+    monkeypatch.setattr("weaktr.method.retraining.RECORDS", 24)  # two iterations each: τ has its 22nd and 23rd
     _, history = learn_masks(tiny_dataset, tmp_path / "pairs")
     assert list(history["iteration"]) == list(range(1, 48, 2))
     every = trained_masks[1].groupby(trained_masks[1]["iteration"] // 2)
@@ -417,7 +410,7 @@ def test_long_trainings_are_recorded_over_several_iterations(trained_masks, tiny
         np.testing.assert_allclose(history[column], every[column].mean(), rtol=1e-5)
     for column in ("lr", "start_value"):
         np.testing.assert_allclose(history[column], every[column].last(), rtol=1e-5)
-    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 10)  # five iterations each, and two at the end of an epoch
+    monkeypatch.setattr("weaktr.method.retraining.RECORDS", 10)  # five iterations each, and two at the end of an epoch
     with pytest.raises(KeyboardInterrupt):
         learn_masks(tiny_dataset, tmp_path / "killed", start_value=1.0, progress=Bar(kill=30))
     _, history = learn_masks(tiny_dataset, tmp_path / "killed", start_value=1.0)
@@ -429,7 +422,7 @@ def test_long_trainings_are_recorded_over_several_iterations(trained_masks, tiny
 
 def test_a_start_value_is_found_however_early_and_however_rare_the_rows(tiny_dataset, tmp_path, monkeypatch):
     """No row of a long training may lie in the last tenth before an early start: then it is that of the first row."""
-    monkeypatch.setattr("weaktr.train_segmenter.RECORDS", 10)
+    monkeypatch.setattr("weaktr.method.retraining.RECORDS", 10)
     _, history = learn_masks(tiny_dataset, tmp_path, start_share=0.05)
     assert history["start_value"].notna().sum() == len(history) - 1
     assert history["start_value"].iloc[-1] == pytest.approx(history["loss_unclipped"].iloc[0])

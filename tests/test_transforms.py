@@ -14,8 +14,8 @@ from PIL import Image
 from timm.data import auto_augment
 
 from weaktr.data import transforms
+from weaktr.data.images import VOID
 from weaktr.data.transforms import (
-    VOID,
     CamSamples,
     EpochLoader,
     SegmentationSamples,

@@ -31,9 +31,9 @@ from torch import nn
 
 from weaktr.data.drawing import BACKGROUNDS, BODIES, CLOTHES, TEXTURES
 from weaktr.data.synthetic import render_scene
+from weaktr.device import autocast
 from weaktr.files import ASSETS, atomic
-from weaktr.models.encoder import IMAGENET_MEAN, IMAGENET_STD
-from weaktr.train_cam import autocast
+from weaktr.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 NAME = "weaktr_tiny_patch8_96"
 CROP, PATCH = 96, 8  # pixels

@@ -7,5 +7,5 @@ __all__ = ["predict"]
 
 def __getattr__(name):
     if name == "predict":  # on first use: `python -m weaktr presets` must not wait for torch
-        return import_module(".inference", __name__).predict
+        return import_module(".workbench.predict", __name__).predict
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

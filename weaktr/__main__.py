@@ -6,10 +6,11 @@ import signal
 import sys
 import traceback
 
-from . import presets, runs
 from .errors import ParameterError, RunError, UserError
-from .parameters import NOTEBOOKS, catalogue
-from .stages import aligned
+from .workbench import presets
+from .workbench import runner as runs
+from .workbench.parameters import NOTEBOOKS, catalogue
+from .workbench.text import aligned
 
 
 def main(arguments=None):
@@ -101,7 +102,10 @@ def _run(options):
 
 
 def _sweep(options):
-    from . import console, sweep_files, sweep_results, sweeps
+    from .sweeps import console
+    from .sweeps import file as sweep_files
+    from .sweeps import plan as sweeps
+    from .sweeps import results as sweep_results
 
     if options.jobs < 0:
         raise ParameterError(f"--jobs {options.jobs}: give a number of stages at a time, or 0 for as many as fit here")
@@ -137,7 +141,7 @@ def _sweep(options):
 
 
 def _compare(options):
-    from .reports import compare
+    from .workbench.reports import compare
 
     parameters, metrics, notes = compare(options.runs)
     for title, table in (("parameters that differ", parameters), ("metrics", metrics.round(2))):
@@ -146,14 +150,14 @@ def _compare(options):
 
 
 def _report(options):
-    from .reports import report
+    from .workbench.reports import report
 
     for run in options.runs:
         print(report(run))
 
 
 def _figures(options):
-    from .reports import collect_figures
+    from .workbench.reports import collect_figures
 
     print(f"{options.target}: {len(collect_figures(options.run, options.target))} files, sources.csv says whence")
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
@@ -47,3 +48,13 @@ def read_json(path):
 def shipped_weights(backbone):
     """The file of a backbone's weights in this package, which exists for the small ones only: they share one."""
     return ASSETS / f"{re.sub('tiny[24]_', 'tiny_', str(backbone))}.safetensors"
+
+
+def short(path):
+    """`path` as seen from the repository's root: executed notebooks and messages carry no path of the machine."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def resolve(path):
+    """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
+    return ROOT / Path(path).expanduser()

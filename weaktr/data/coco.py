@@ -12,8 +12,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic, remove_leftovers
-from ..metrics import VOID
-from .images import read_label_png, write_label_png
+from .images import VOID, read_label_png, write_label_png
 from .lists import read_list
 from .voc import VOC
 

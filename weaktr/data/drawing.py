@@ -9,6 +9,7 @@ BODIES = ("standing", "sitting", "perched", "block", "long", "fish")
 TEXTURES = ("plain", "stripes", "hoops", "dots", "checks", "patches")
 FACE_CONTRAST = 0.4  # 0: a face of fur alone, 1: snow-white muzzles and black eyes
 
+
 # RGB pairs for bodies, cushions and balls; every class has one that it prefers
 CLOTHES = np.array(
     [

@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..errors import DataError
-from ..parameters import near
+from ..errors import DataError, near
 from .lists import evenly
 from .voc import VOC
 

@@ -9,6 +9,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError
 from ..files import atomic
 
+VOID = 255
+
 
 def _open(path):
     try:

@@ -44,6 +44,7 @@ STAMP = "synthetic.json"  # beside the data: which version it is
 SIZES = ((128, 112), (112, 128), (120, 120), (128, 104))  # (width, height) in pixels
 MIN_VISIBLE = 0.45  # an animal hidden behind another to more than this share is drawn again elsewhere
 
+
 # class → (body shape, background it co-occurs with or None, texture and colours of its favourite fur)
 ANIMALS = {
     "bear": ("block", "snow", "stripes", 0),

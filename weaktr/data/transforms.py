@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from ..metrics import VOID
+from .images import VOID
 
 
 class CamSamples(Dataset):
@@ -178,3 +178,12 @@ class EpochLoader:
     def wait_share(self):
         """Share of the time since the epoch began, 0…1, in which the caller waited for a batch."""
         return self._waited / (time.perf_counter() - self._start)
+
+
+def normalise(pixels, mean, std):
+    """uint8 image (H,W,3) → float tensor (3,H,W), scaled to 0..1 and normalised per channel.
+
+    By numpy: torch would start a second team of threads in a thread that prepares images while a network works.
+    """
+    x = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / 255
+    return torch.from_numpy((x - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None])

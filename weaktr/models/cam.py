@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import AttentionMaps, CamEncoder, load_pretrained, make_vit, normalisation, pretrained_state
+from .attention import AttentionMaps
+from .backbones import make_vit, normalisation
+from .encoders import CamEncoder
 from .fusion import AttentionFusion
+from .weights import load_pretrained, pretrained_state
 
 CAM_KINDS = ("fused", "patchcam", "attn")
 

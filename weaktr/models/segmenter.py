@@ -3,8 +3,10 @@
 import torch.nn.functional as F
 from torch import nn
 
+from .backbones import make_vit, normalisation
 from .decoder import MaskTransformer
-from .encoder import SegmenterEncoder, load_pretrained, make_vit, normalisation, pretrained_state
+from .encoders import SegmenterEncoder
+from .weights import load_pretrained, pretrained_state
 
 
 class Segmenter(nn.Module):
