@@ -88,7 +88,9 @@ def test_a_process_that_cannot_fork_says_so(monkeypatch, capfd):
 def test_kernels_end_with_the_process_that_runs_them(tmp_path):
     wait = "import os, time\n(stage.folder / 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(100)"
     write_notebook(tmp_path, "01_wait", PARAMETERS, wait)
-    code = f"from pathlib import Path; from weaktr import runs; runner.run({{}}, {str(tmp_path / 'run')!r}, "
+    code = (
+        f"from pathlib import Path; from weaktr.workbench import runner; runner.run({{}}, {str(tmp_path / 'run')!r}, "
+    )
     running = subprocess.Popen([sys.executable, "-c", code + f"notebooks=Path({str(tmp_path)!r}))"])
     said, until = tmp_path / "run" / "01_wait" / "pids", time.monotonic() + 100
     while not (said.exists() and said.read_text()) and time.monotonic() < until:

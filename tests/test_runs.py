@@ -285,11 +285,11 @@ def test_a_stage_made_again_makes_the_later_ones_stale(go, capfd):
 def test_weights_enter_the_key_by_content(tmp_path):
     weights = tmp_path / "vit.safetensors"
     values = {"backbone": "vit", "weights": str(weights)}
-    keys = set()
+    made = set()
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
-        keys.add(keys.stage_key(values, "", []))
-    assert len(keys) == 2
+        made.add(keys.stage_key(values, "", []))
+    assert len(made) == 2
 
 
 def test_failing_cell(notebooks, go, tmp_path, capfd):
@@ -308,7 +308,13 @@ def test_failing_cell(notebooks, go, tmp_path, capfd):
     assert "fresh" in capfd.readouterr().out
 
     # the same parameters go on from what is there, others start afresh
-    write_notebook(notebooks, "01_first", PARAMETERS, resume, "raise weaktr.errors.DataError('a.jpg: truncated')")
+    write_notebook(
+        notebooks,
+        "01_first",
+        PARAMETERS,
+        resume,
+        "from weaktr.errors import DataError\nraise DataError('a.jpg: truncated')",
+    )
     with pytest.raises(RunError, match=r"^a.jpg: truncated\n  in .*cell \[5\]"):
         go()
     assert "resumed" in capfd.readouterr().out
@@ -362,8 +368,8 @@ def test_progress_is_live(notebooks, tmp_path, monkeypatch):
 def test_interruption_says_how_to_continue(notebooks, tmp_path):
     write_notebook(notebooks, "01_first", PARAMETERS, "import time\nprint('working')\ntime.sleep(60)")
     code = (
-        "import sys; from functools import partial; from weaktr import __main__, runs\n"
-        "runs.run = partial(runner.run, notebooks=sys.argv.pop(1)); sys.exit(__main__.main())"
+        "import sys; from functools import partial; from weaktr import __main__\nfrom weaktr.workbench import runner\n"
+        "runner.run = partial(runner.run, notebooks=sys.argv.pop(1)); sys.exit(__main__.main())"
     )
     arguments = ["run", "--run-folder", str(tmp_path / "run"), "--stages", "01"]
     command = [sys.executable, "-c", code, str(notebooks), *arguments]

@@ -353,7 +353,7 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
         "import time, pathlib\npathlib.Path(stage.folder / 'here').touch()\nif seed == 1: time.sleep(120)\n" + FIRST,
     )  # fmt: skip
     script = (
-        "import sys, pathlib\nfrom weaktr import sweep_files, sweeps\n"
+        "import sys, pathlib\nfrom weaktr.sweeps import file, plan, pools, schedule\n"
         "if __name__ == '__main__':\n"
         "    place = pathlib.Path(sys.argv[1])\n"
         "    notebooks = place / 'notebooks'\n"

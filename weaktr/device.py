@@ -1,4 +1,4 @@
-"""device."""
+"""Where networks run, and in which precision."""
 
 from contextlib import nullcontext
 
@@ -8,7 +8,7 @@ from .errors import ParameterError
 
 
 def pick_device(name="auto"):
-    """ "auto" is the first GPU, else the CPU. Raises ParameterError for a device that is not there."""
+    """The device of a name; "auto" is the first GPU, else the CPU. Raises ParameterError for a device that is not there."""
     allow_tf32(True)  # where inference multiplies float32
     gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     if name not in ("auto", "cpu", *gpus):

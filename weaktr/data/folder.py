@@ -25,7 +25,8 @@ COLUMNS = ("image", "labels", "split")
 
 class Folder(VOC):
     """The images that labels.csv names, with the contract of the other readers. An id is the image's path below the
-    root without its ending, folders joined by "__". Raises DataError for a labels.csv that cannot be used."""
+    root without its ending, folders joined by "__". Raises DataError for a labels.csv that cannot be used.
+    """
 
     name = "folder"
 

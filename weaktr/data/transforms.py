@@ -1,5 +1,6 @@
 """Training samples of both steps, augmented as published. Every sample is seeded by (seed, epoch, index) alone, so that
-results depend neither on the number of loader processes nor on a restart in the middle."""
+results depend neither on the number of loader processes nor on a restart in the middle.
+"""
 
 import random
 import time

@@ -87,6 +87,7 @@ def object_table(dataset, score):
 
 
 def wrong_and_clipped(row):
+    """Void, wrong and clipped pixels of a view as `plots.clipped_pixels` draws it → three boolean arrays (h,w)."""
     void = (row["truth"] == 255) | (row["label"] == 255)
     return void, (row["label"] != row["truth"]) & ~void, row["clipped"] & ~void
 

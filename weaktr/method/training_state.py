@@ -1,4 +1,4 @@
-"""method.training_state."""
+"""The state of an unfinished training: written after every epoch, read by a restart."""
 
 from pathlib import Path
 

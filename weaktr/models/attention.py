@@ -1,4 +1,4 @@
-"""models.attention."""
+"""The attention maps of a ViT: tapped while its blocks run, kept or recomputed."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""models.backbones."""
+"""Backbones: plain ViTs of timm and the small ones shipped with the embedded data set."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""models.checkpoints."""
+"""Checkpoints of weaktr: safetensors that carry their configuration."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,8 @@ BUILDERS = {"cam": create_cam_model, "segmenter": create_segmenter}
 
 def save_model(model, path, **details):
     """Write a model with its configuration, normalisation and `details` (classes, preset, data fingerprint … as JSON)
-    to one safetensors file, whole."""
+    to one safetensors file, whole.
+    """
     header = {"format": FORMAT, "config": model.config, "mean": model.mean, "std": model.std, "details": details}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic(path) as aside:

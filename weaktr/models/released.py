@@ -1,4 +1,4 @@
-"""Checkpoints: ours (safetensors that carry their configuration) and those of the authors' released code."""
+"""Checkpoints of the authors' released code: names translated, sizes read off the tensors."""
 
 import re
 
@@ -126,7 +126,8 @@ def _check_fusion(state):
 def import_released_cam(state_dict, *, num_heads, pool="max", image_size=None):
     """The CAM network from a released step-1 state dict (DeiT; key `model` of the file). Sizes are read off the
     tensors. Raises UserError naming missing, unknown and misshapen keys, for a fusion of an older layout, and for a
-    step-2 file."""
+    step-2 file.
+    """
     state = state_dict.get("model", state_dict)
     if any(name.startswith("decoder.") for name in state):
         raise UserError("this is a step-2 checkpoint (it has a decoder); use import_released_segmenter")

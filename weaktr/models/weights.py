@@ -1,4 +1,4 @@
-"""models.weights."""
+"""Pretrained weights: fetched or read, fitted to another patch size or grid."""
 
 import pickle
 from argparse import Namespace
@@ -16,7 +16,8 @@ from ..files import shipped_weights
 
 def pretrained_state(backbone, weights=""):
     """The pretrained state dict of a backbone at its native size: from the file `weights` (safetensors, or a
-    `torch.save` file read with weights_only=True), else shipped with weaktr, else fetched by timm."""
+    `torch.save` file read with weights_only=True), else shipped with weaktr, else fetched by timm.
+    """
     if weights:
         path = Path(weights)
         if not path.is_file():

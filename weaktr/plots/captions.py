@@ -1,4 +1,4 @@
-"""plots.captions."""
+"""Numbers and names in words, for captions and verdicts."""
 
 import re
 

@@ -178,7 +178,8 @@ def sample_sheet(images, masks, titles, class_names):
 @style()
 def qualitative_grid(rows, class_names, names=()):
     """Images and masks in columns: each row is a dict {column title: image or mask}, all with the same keys; names
-    stand at their left."""
+    stand at their left.
+    """
     titles = list(rows[0])
     figure, axes = _grid([next(iter(row.values())).shape[:2] for row in rows], len(titles), titles, names)
     for line, row in zip(axes, rows):

@@ -343,7 +343,8 @@ def size_against_iou(table, on):
 @style()
 def stage_bars(results, title="From image labels to masks: mIoU (%)"):
     """The chain of stages, from the top down: DataFrame stage (what it is), value (%), list (sets the colour) and
-    oracle (hatched: made or chosen with masks)."""
+    oracle (hatched: made or chosen with masks).
+    """
     lists, oracle = list(dict.fromkeys(results["list"])), results["oracle"].astype(bool)
     colours = [(BLUE, ORANGE, GREEN)[lists.index(name) % 3] for name in results["list"]]
     figure = Figure(figsize=(WIDTH, 0.3 * len(results) + 1.0))

@@ -1,5 +1,6 @@
 """Figures that sum up many runs: sweeps, published numbers, correlation between heads. As in `plots.py`: tables in, a
-new matplotlib Figure out, two columns (WIDTH) wide or one (COLUMN)."""
+new matplotlib Figure out, two columns (WIDTH) wide or one (COLUMN).
+"""
 
 import textwrap
 

@@ -145,7 +145,8 @@ def _identity(one, stage):
 
 def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_runs/demo")):
     """Seconds that the missing stages will take, one after the other, from finished ones of the same name, of the same
-    preset where there are some; NaN where a stage was never finished."""
+    preset where there are some; NaN where a stage was never finished.
+    """
     folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
     wanted, total = to_compute(runs).values(), 0.0
     stages = {stage for _, stage in wanted}

@@ -1,4 +1,4 @@
-"""sweeps.pools."""
+"""Where stages run: in processes on this machine, or as Slurm jobs."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ class LocalPool:
 
 
 def slurm_pool(folder, *, cluster="slurm", partition="", gpus=1, cpus=8, minutes=1440):
-    """submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests.
+    """Submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests.
 
     Raises UserError where there is no Slurm.
     """

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import RunError, UserError
-from ..evaluation import intervals as statistics
+from ..evaluation import intervals
 from ..files import atomic, read_json
+from ..plots.captions import verdict
 from ..workbench.keys import data_source
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.text import aligned
@@ -57,16 +58,16 @@ def summary(sweep, table):
         row |= {"is_baseline": (variant, measure) == base, "by_measure": by_measure}
         row |= {"std": group["value"].std(), "oracle": bool(group["oracle"].any())}
         if counts:
-            found = statistics.estimate(np.stack(list(counts.values())))
+            found = intervals.estimate(np.stack(list(counts.values())))
             row |= {"low": found.low, "high": found.high}
         both = [seed for seed in counts if seed in others]
         same_list = set(group["list"]) == set(other["list"])
         comparable = both and same_list and counts[both[0]].shape == others[both[0]].shape
         if (variant, measure) != base and comparable:
-            found = statistics.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
+            found = intervals.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
             row |= {"baseline": base[by_measure], "difference": found.value, "p": found.p, "seeds": found.seeds}
             row |= {"difference_low": found.low, "difference_high": found.high}
-            sentence = statistics.verdict(found, (variant, measure)[by_measure], base[by_measure])
+            sentence = verdict(found, (variant, measure)[by_measure], base[by_measure])
             row["verdict"] = sentence if by_measure else f"{measure}: {sentence}"
         rows.append(row)
     columns = ["low", "high", "baseline", "difference", "difference_low", "difference_high", "p", "seeds", "verdict"]

@@ -1,4 +1,4 @@
-"""sweeps.schedule."""
+"""Runs the stages of planned runs, several at a time, and records what became of them."""
 
 import time
 from concurrent.futures import BrokenExecutor

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from ..evaluation import intervals as statistics
 from ..files import atomic, read_json, resolve
+from ..plots.captions import runs_in_words, variant_in_words
 from ..workbench import presets
 from ..workbench.keys import stale
+from ..workbench.published import as_published, published
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans(
@@ -59,7 +60,7 @@ def summary_table(found):
         spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
         rows.append(
             {
-                "variant": statistics.variant_in_words(row.variant),
+                "variant": variant_in_words(row.variant),
                 "measure": row.measure + (" (oracle)" if row.oracle else ""),
                 "runs": row.runs,
                 "mIoU (%)": f"{row.mean:.1f}{spread}",
@@ -74,9 +75,9 @@ def summary_table(found):
 
 def caption(sweep, found):
     """What a reader of a sweep's table has to know. found: from `sweep_results.summary`."""
-    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else statistics.variant_in_words(sweep.baseline)
+    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else variant_in_words(sweep.baseline)
     return (
-        f"{sweep.title}: mIoU, mean ± standard deviation ({statistics.runs_in_words(found['runs'])}), 95 % bootstrap "
+        f"{sweep.title}: mIoU, mean ± standard deviation ({runs_in_words(found['runs'])}), 95 % bootstrap "
         f"interval over images and seeds. Differences are from “{base}”, on the same images and seeds."
         + (" Oracle: pixel masks had a part in it." if found["oracle"].any() else "")
     )
@@ -98,10 +99,10 @@ def published_results(run_folders=()):
                 continue
             so_far = sorted(folder.glob("[0-9][0-9]_*/params.json"))
             made = {k: v for path in so_far if path.parent.name <= stage for k, v in read_json(path).items()}
-            if presets.as_published(preset, made):
+            if as_published(preset, made):
                 row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
                 for record in read_json(folder / stage / "metrics.json"):
-                    if presets.published(preset, record):
+                    if published(preset, record):
                         measured.setdefault((row, stage, record["list"]), {})[manifest["key"]] = record["value"]
     measured = {what: sum(values.values()) / len(values) for what, values in measured.items()}
     rows = []

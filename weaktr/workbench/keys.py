@@ -1,4 +1,4 @@
-"""workbench.keys."""
+"""The key of a stage: the hash of everything that its result depends on."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""workbench.manifest."""
+"""What a manifest says of code, versions, machine and use of memory."""
 
 import contextlib
 import platform

@@ -1,4 +1,4 @@
-"""workbench.predict."""
+"""Your own photograph through a finished run."""
 
 from pathlib import Path
 

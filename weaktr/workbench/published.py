@@ -1,4 +1,4 @@
-"""workbench.published."""
+"""What the paper published for a preset, and whether a run may be held against it."""
 
 from .keys import WITHOUT_EFFECT
 from .parameters import catalogue, check_parameters

@@ -77,7 +77,8 @@ def report(run_folder):
 
 def compare(run_folders):
     """What differs between runs: parameters, then metrics → two DataFrames with a column per run, and what is left out
-    of them, a sentence for each run with stale stages."""
+    of them, a sentence for each run with stale stages.
+    """
     parameters, metrics, notes = {}, {}, []
     for run_folder in run_folders:
         own, values = {}, {}

@@ -1,4 +1,4 @@
-"""workbench.text."""
+"""Rows of texts as aligned tables, and metrics records as such rows."""
 
 
 def results_rows(records):
