@@ -1,8 +1,10 @@
-"""The repository's own rules: one list of versions, clean and readable notebooks, a package that stays thin."""
+"""The repository's own rules: one list of versions, pages that hold, clean and readable notebooks."""
 
 import ast
+import importlib
 import json
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -20,6 +22,24 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted((ROOT / "weaktr").rglob("*.py"))
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".ipynb", ".json", ".csv", ".mplstyle", ""}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = [
+    "README.md",
+    "LOG.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").iterdir()),
+]
+# Of how work is organised, not of the project; GitHub issues, terminal sessions and data readers may be named.
+OF_THE_WORK = re.compile(
+    r"""\b(?:
+      (?:this|that|the|last|next|former|earlier|another|any|every|each|\w+th|first|second|third)\ sessions?
+    | (?:the|this|that|an|in)\ issues? (?!\ \#) | (?<!GitHub\ ) issues?\ \d+
+    | (?:a|the|this|that|another|each|every|fresh|\w+th)\ helpers? (?!\ (?:function|method|class))
+    | reviewers? | lent | (?<!user-)(?:sub-?)?agents? | (?:fresh|strict|two|four)\ readers?
+    | (?:no|a|any|the)\ gpus?\ (?:was|were) | gpus?\ (?:was|were)\ at\ hand
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -75,9 +95,28 @@ def test_continuous_integration_calls_what_the_readme_says():
     assert "make demo" in readme
 
 
-@pytest.mark.parametrize("name", ["README.md", "LOG.md", "LICENSE", "environment.yml", ".pre-commit-config.yaml"])
+def test_continuous_integration_covers_the_pythons_that_are_promised():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert job["strategy"]["matrix"]["python"][0] == PROJECT["requires-python"].removeprefix(">=")
+    assert job["steps"][-1] == {"run": ".ci/run"}
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    changes = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert citation["version"] == changes[0] == PROJECT["version"]
+    assert citation["preferred-citation"]["doi"] in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", [*PAGES, "LICENSE", "CITATION.cff", "environment.yml", ".pre-commit-config.yaml"])
 def test_papers_are_there(name):
     assert (ROOT / name).read_text().strip()
+
+
+@pytest.mark.parametrize("page, most", [("README.md", 150), ("LOG.md", 300)])
+def test_pages_to_be_read_whole_stay_short(page, most):
+    assert len((ROOT / page).read_text().splitlines()) <= most
 
 
 def tables(path):
@@ -112,14 +151,87 @@ def test_the_pages_show_the_numbers_of_the_committed_sweeps():
     assert not {tuple(row) for row in rows} - measured
 
 
-@pytest.mark.parametrize("page", ["README.md", "LOG.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").iterdir())])
+def anchors(path):
+    """What a link may name on a page: its headings, as a forge makes anchors of them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_tables_are_whole_and_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for before, line, after in zip(["", *text.splitlines()], text.splitlines(), [*text.splitlines()[1:], ""]):
         if line.startswith("|") and not before.startswith("|"):
             assert re.fullmatch(r"[|: -]+", after), f"{page}: a table without a head: {line}"
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text):
+        place = (ROOT / page).parent / target if target else ROOT / page
+        assert place.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(place), f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_functions_that_a_page_names_exist(page):
+    text = re.sub(r"\s+", " ", (ROOT / page).read_text())
+    for name in re.findall(r"`((?:weaktr|tests|sweeps|benchmarks|tools|notebooks)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / name).is_file(), f"{page}: {name}"
+    named = [(names, file) for names, file in re.findall(r"((?:`[\w.]+`,? )+)\(`(weaktr/[\w/]+\.py)`\)", text)]
+    named += re.findall(r"\(((?:`[\w.]+`, )+)`(weaktr/[\w/]+\.py)`\)", text)
+    for names, file in named:
+        for name in re.findall(r"\w+", names):
+            pattern = rf"(?:def|class) {name}\b|^ *{name}\b.*="
+            assert re.search(pattern, (ROOT / file).read_text(), re.M), f"{page}: {name} is not in {file}"
+
+
+def blocks(page, language=""):
+    """The fenced blocks of a page that are written in a language."""
+    parts = re.split(
+        r"^```(\w*)\n", (ROOT / page).read_text(), flags=re.M
+    )  # text, language, block, "", text, language, …
+    return [block for named, block in zip(parts[1::4], parts[2::4]) if named == language]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_on_the_pages_are_understood(page):
+    from weaktr.__main__ import _parser
+
+    lines = [line for block in blocks(page) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if re.match(r"(\.venv/bin/)?weaktr ", line)]
+    known = {name for declared in catalogue().values() for name in declared}
+    for command in commands:
+        options = _parser().parse_args(command[1:])
+        assert getattr(options, "preset", "demo") in presets.PRESETS, command
+        assert {text.partition("=")[0] for text in getattr(options, "set", [])} <= known, command
+    assert commands or page != "README.md"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_on_the_pages_imports_what_exists(page):
+    for node in (node for block in blocks(page, "python") for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, name.name) for name in node.names), f"{page}: {ast.unparse(node)}"
+        elif isinstance(node, ast.Import):
+            assert all(importlib.import_module(name.name) for name in node.names)
+    assert blocks("README.md", "python")
+
+
+def test_the_page_on_published_numbers_has_those_of_the_presets_and_the_table_of_methods():
+    rows = tables("docs/published.md")
+    own = {row[0].strip("`"): row[3:] for row in rows if len(row) == 5}
+    published = {name: ["–" if v is None else str(v) for v in both] for name, both in presets.PUBLISHED.items()}
+    assert {name: numbers for name, numbers in own.items() if name in published} == published
+    methods = pd.read_csv(ROOT / "weaktr/assets/published_miou.csv", dtype=str, keep_default_na=False)
+    numbers = ["voc12_val", "voc12_test", "coco14_val"]
+    told = methods[["method", "year", "backbone", "supervision", *numbers]].replace("", "–")
+    told["method"] += methods["read_from"].map({"primary": "", "secondary": " †"})
+    assert [row for row in rows if len(row) == 7][-len(told) :] == told.to_numpy().tolist()
+
+
+def test_no_file_speaks_of_how_work_was_organised():
+    for path in committed():
+        if path.suffix in TEXT and path != Path(__file__):
+            found = OF_THE_WORK.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 def test_nothing_of_this_machine_is_written_down():
@@ -180,7 +292,7 @@ def test_notebook_opens_its_own_stage(notebook):
 
 
 def test_published_presets_leave_nothing_of_the_method_to_the_demo():
-    """METHOD's values, spelled out in the preset: a default tuned for the demo must not reach a published run."""
+    """The method's values, spelled out in the preset: a default tuned for the demo must not reach a published run."""
     method = {
         "image_size": 224, "fusion": "adaptive", "pool": "max", "reduction": 8, "cam_checkpoint": "last",
         "crf_settings": "voc", "drop_path": 0.1, "cam_epochs": 60, "cam_batch_size": 64,
@@ -207,7 +319,7 @@ def test_presets_are_valid(name):
 
 
 def test_what_is_committed_stays_small():
-    """A clone is quick, and the reference run is read in a browser: issue 2 allows it 15 MB."""
+    """A clone is quick, and the reference run is read in a browser."""
     size = sum(path.stat().st_size for path in committed() if "papermill_runs" in path.parts)
     assert 1e6 < size < 15e6
 
