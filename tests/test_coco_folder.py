@@ -1,6 +1,7 @@
 """COCO14's layout and folders of one's own: what must work, and what is refused."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def test_the_id_map_is_its_own_inverse():
     assert contiguous[0, 2:].tolist() == list(range(1, 81)) and contiguous[0, :2].tolist() == [0, 255]
     assert (from_contiguous(contiguous) == ids).all()
     for unused in UNUSED:
-        with pytest.raises(ValueError, match=f"{unused} is no COCO id"):
+        with pytest.raises(ValueError, match=f"{unused} is not a COCO id"):
             to_contiguous(np.array([[unused]], np.uint8))
-    with pytest.raises(ValueError, match="81 is no contiguous"):
+    with pytest.raises(ValueError, match="81 is not a contiguous"):
         from_contiguous(np.array([[81]], np.uint8))
 
 
@@ -99,6 +100,25 @@ def test_labels_come_from_the_annotations_where_there_are_some(coco):
     assert found == [["person"], ["car"]], "not the masks' classes"
 
 
+def test_annotations_are_read_once_and_go_along_to_other_processes(coco):
+    annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+    data = open_dataset("coco14", str(coco))
+    data.warm()
+    (coco / "annotations/instances_train2014.json").unlink()
+    copy = pickle.loads(pickle.dumps(data))
+    first, second = data.ids("train")
+    assert [data.classes[c] for c in np.flatnonzero(data.labels(first))] == ["person"]
+    assert [copy.classes[c] for c in np.flatnonzero(copy.labels(second))] == ["car"]
+
+
+def test_a_missing_mask_of_coco_is_void_where_one_asks_for_it(coco):
+    data = open_dataset("coco14_80", str(coco))
+    first, second = data.ids("train")
+    data.mask_path(first).unlink()
+    assert (data.mask_or_void(first) == 255).all() and data.mask_or_void(first).shape == (30, 40)
+    assert (data.mask_or_void(second) == data.mask(second)).all()
+
+
 def test_real_photographs_of_coco_pass(shared):
     for name, classes in (("coco14", 90), ("coco14_80", 80)):
         data = open_dataset(name, str(shared / "data/coco_mini"))
@@ -145,6 +165,8 @@ def test_masks_of_a_folder(folder):
     write_label_png(folder / "masks/a b/two.png", np.full((20, 31), 2, np.uint8))
     data = opened(folder)
     assert data.has_masks and (data.mask("a b__two") == 2).all()
+    assert (data.mask_or_void("a b__two") == 2).all() and (data.mask_or_void("three") == 255).all()
+    assert data.mask("three").shape == data.image("three").shape[:2]
 
 
 # ── The report ────────────────────────────────────────────────────────────────────────────────────────────────────

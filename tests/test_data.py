@@ -1,5 +1,6 @@
 """Reading VOC's layout: what must work, and how everything that cannot is refused before work starts."""
 
+import pickle
 import re
 import shutil
 
@@ -60,7 +61,7 @@ def test_part_of_a_list_is_spread_evenly(tiny_voc):
     ids = dataset.ids("train")
     assert dataset.ids("train:4") == ids[::2] and dataset.ids("train:8") == ids and dataset.ids("train:1") == ids[:1]
     for count in ("0", "9", "half", ""):
-        with pytest.raises(DataError, match=rf"list train:{count}: '{count}' is no number from 1 to 8"):
+        with pytest.raises(DataError, match=rf"list train:{count}: '{count}' is not a number from 1 to 8"):
             dataset.ids(f"train:{count}")
 
 
@@ -111,6 +112,27 @@ def test_parts_of_objects_are_not_objects(voc_copy):
     before = VOC(voc_copy, CLASSES).labels(LAST)
     xml_file(voc_copy).write_text(text)
     assert (VOC(voc_copy, CLASSES).labels(LAST) == before).all()
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_a_missing_mask_is_void_where_one_asks_for_it(voc_copy):
+    dataset = VOC(voc_copy, CLASSES)
+    assert (dataset.mask_or_void(LAST) == dataset.mask(LAST)).all()
+    mask_file(voc_copy).unlink()
+    void = dataset.mask_or_void(LAST)
+    assert void.shape == dataset.image(LAST).shape[:2] and void.dtype == np.uint8 and (void == 255).all()
+    with pytest.raises(DataError, match=rf"{LAST}\.png does not exist"):
+        dataset.mask(LAST)
+
+
+def test_a_copy_for_another_process_keeps_what_was_read(tiny_voc):
+    dataset = VOC(tiny_voc, CLASSES)
+    dataset.warm()  # nothing to read here
+    expected = dataset.labels(FIRST)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.labels(FIRST).tolist() == expected.tolist() and copy.fingerprint() == dataset.fingerprint()
 
 
 # ---------------------------------------------------------------- images
