@@ -50,12 +50,16 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Height and width as `read_image` gives them, from the head of the file alone; (1, 1) where it cannot be read."""
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
+    """Height and width as `read_image` gives them, from the head of the file alone.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    path = Path(path)
+    with _errors_that_name(path), Image.open(path) as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
         return (width, height) if turned else (height, width)
-    return 1, 1
 
 
 def read_label_png(path: Path | str, num_classes: int | None = None) -> NDArray[np.uint8]:
