@@ -2,9 +2,14 @@
 
 The masks number the classes as COCO does, 1 to 90, and leave ten of those ids unused; published models have all 90
 classes. `coco14` keeps that numbering, `coco14_80` closes the gaps. One id map serves both ways.
+
+The released lists, images and masks name an image by 12 digits (000000057870), COCO's own images and annotations by
+its split as well (COCO_train2014_000000057870). COCO numbers the images of all splits together, so the digits tell
+which image is meant: lists, images, masks and annotations may each be in either spelling, or in both.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +37,8 @@ vase, scissors, teddy bear, hair drier, toothbrush""".replace("\n", " ").split("
 )
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # ids of classes that were planned and never annotated
 USED = tuple(i for i in range(1, 91) if i not in UNUSED)  # COCO id of contiguous class 1, 2, … 80
+PREFIXES = ("", "COCO_train2014_", "COCO_val2014_")  # of the 12 digits of an image
+SPELT = re.compile(f"({'|'.join(PREFIXES)})([0-9]{{12}})")
 SIZES = {"train": 82081, "val": 40137}  # images with at least one object in all of COCO14
 
 
@@ -58,6 +65,32 @@ def _renumber(mask: NDArray[np.uint8], old: Sequence[int], new: Sequence[int], w
     if len(strange):
         raise ValueError(f"{int(strange[0])} is not a {what}")
     return found.astype(np.uint8)
+
+
+def image_number(image_id: str) -> str:
+    """What the spellings of an image's id have in common: its 12 digits. Another name is the image's only one."""
+    spelt = SPELT.fullmatch(image_id)
+    return spelt[2] if spelt else image_id
+
+
+def spellings(image_id: str) -> list[str]:
+    """The names that an image's files may have, the given one first."""
+    spelt = SPELT.fullmatch(image_id)
+    others = [prefix for prefix in PREFIXES if prefix != spelt[1]] if spelt else []
+    return [image_id, *(prefix + image_number(image_id) for prefix in others)]
+
+
+def _find(folders: Sequence[Path], image_id: str, ending: str) -> Path:
+    """The file of an image; where it is there in several spellings, the one that is spelt as the id.
+
+    Where there is none: where it would lie in the first folder, spelt as the id.
+    """
+    for name in spellings(image_id):
+        for folder in folders:
+            path = folder / f"{name}{ending}"
+            if path.is_file():
+                return path
+    return folders[0] / f"{image_id}{ending}"
 
 
 def _values(mask: NDArray[np.uint8]) -> set[int]:
@@ -94,18 +127,21 @@ class COCO(Dataset):
         super().__init__(root, root, [NAMES[i - 1] for i in self._coco_ids])
 
     def ids(self, list_name: str) -> list[str]:
-        """The image ids of voc_format/<list_name>.txt, see `read_list`."""
-        return read_list(self.root / "voc_format", list_name)
+        """The image ids of voc_format/<list_name>.txt as they are spelt there, see `read_list`.
+
+        Raises:
+            DataError: The list cannot be used, or holds both spellings of an image.
+        """
+        return read_list(self.root / "voc_format", list_name, image_number)
 
     def image_path(self, image_id: str) -> Path:
-        """Where the JPEG of an image lies: images/, or below it the folder of its split."""
-        flat = self.root / "images" / f"{image_id}.jpg"
-        split = self.root / "images" / image_id.removeprefix("COCO_").split("_")[0] / f"{image_id}.jpg"
-        return split if split.is_file() else flat
+        """Where the JPEG of an image lies: images/, or below it the folder of a split."""
+        images = self.root / "images"
+        return _find((images, images / "train2014", images / "val2014"), image_id, ".jpg")
 
     def mask_path(self, image_id: str) -> Path:
         """Where the 91-id mask of an image lies."""
-        return self.root / "voc_format" / "class_labels" / f"{image_id}.png"
+        return _find((self.root / "voc_format" / "class_labels",), image_id, ".png")
 
     def _read_mask(self, image_id: str) -> NDArray[np.uint8]:
         """In this reader's numbering; DataError for a mask that numbers 80 classes."""
@@ -119,7 +155,7 @@ class COCO(Dataset):
     def check_numbering(self, image_id: str, mask: NDArray[np.uint8]) -> None:
         """Where all ids of an image are used in both numberings, its annotations tell which one the mask has."""
         present = _values(from_contiguous(mask) if self.contiguous else mask)
-        annotated = self._annotated.get(image_id, present)
+        annotated = self._annotated.get(image_number(image_id), present)
         lacked = present - annotated
         if lacked and max(present) <= len(USED) and {USED[i - 1] for i in present} <= annotated:
             raise _eighty(self.mask_path(image_id), min(lacked), "its annotations lack")
@@ -127,8 +163,8 @@ class COCO(Dataset):
     def _read_labels(self, image_id: str) -> NDArray[np.float32]:
         if not self._annotated:
             present = _values(read_label_png(self.mask_path(image_id), len(NAMES) + 1))
-        elif image_id in self._annotated:
-            present = self._annotated[image_id]
+        elif image_number(image_id) in self._annotated:
+            present = self._annotated[image_number(image_id)]
         else:
             raise DataError(f"image {image_id} is not in any annotations/instances_*.json; take it off the list")
         return np.array([i in present for i in self._coco_ids], np.float32)
@@ -139,14 +175,15 @@ class COCO(Dataset):
 
     @cached_property
     def _annotated(self) -> dict[str, set[int]]:
-        """{image id: set of COCO ids} from the instance annotations that exist."""
+        """{image number: set of COCO ids} from the instance annotations that exist."""
         found: dict[str, set[int]] = {}
         for path in sorted((self.root / "annotations").glob("instances_*2014.json")):
             annotations = read_annotations(path)
-            names = {image["id"]: Path(image["file_name"]).stem for image in annotations["images"]}
-            found |= {name: set() for name in names.values()}
+            numbers = {image["id"]: image_number(Path(image["file_name"]).stem) for image in annotations["images"]}
+            for number in numbers.values():
+                found.setdefault(number, set())
             for thing in annotations["annotations"]:
-                found[names[thing["image_id"]]].add(thing["category_id"])
+                found[numbers[thing["image_id"]]].add(thing["category_id"])
         return found
 
     def fingerprint(self) -> str:
@@ -187,7 +224,7 @@ def write_masks(root: Path | str, split: str) -> int:
 
     Painted from the largest object to the smallest, so that small ones stay visible before large ones; regions of
     crowds are void where no object covers them. The list names the images with at least one object. Masks that exist
-    already stay.
+    already stay, in either spelling.
 
     Args:
         root: The folder with annotations/ and voc_format/.
@@ -211,7 +248,7 @@ def write_masks(root: Path | str, split: str) -> int:
     reader.imgs = {image["id"]: image for image in images}
     remove_leftovers(root / "voc_format")
     for image in images:
-        path = root / "voc_format" / "class_labels" / f"{Path(image['file_name']).stem}.png"
+        path = _find((root / "voc_format" / "class_labels",), Path(image["file_name"]).stem, ".png")
         if not path.is_file():
             write_label_png(path, _painted(image, objects[image["id"]], reader))
     with atomic(root / "voc_format" / f"{split}.txt") as aside:

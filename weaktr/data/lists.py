@@ -1,34 +1,37 @@
 """Lists of image ids: text files with one id per line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DataError
 
 
-def read_list(folder: Path, list_name: str) -> list[str]:
+def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str) -> list[str]:
     """The image ids of <folder>/<list_name>.txt, in order.
 
     Args:
         folder: Where the lists lie.
         list_name: A name, or `name:500` for 500 of its ids, evenly spread over the list.
+        identity: Gives what two ids of the same image have in common; by default an image has one id.
 
     Raises:
-        DataError: The list is missing, empty or not text, or an id is not a file name or stands there twice. The
-            message names file, value and remedy.
+        DataError: The list is missing, empty or not text, an id is not a file name, or an image stands there twice.
+            The message names file, value and remedy.
     """
     name, colon, count = list_name.partition(":")
     path = folder / f"{name}.txt"
     ids = _read_lines(path)
-    seen = set()
+    seen: dict[str, str] = {}  # what identifies an image: its id
     for number, image_id in enumerate(ids, start=1):
         if not image_id.replace("_", "").replace("-", "").isalnum():
             raise DataError(
                 f"list {path} holds {image_id!r} (id {number}); an id is a file name without folder and ending, in "
                 "letters, digits, - and _"
             )
-        if image_id in seen:
-            raise DataError(f"list {path} holds {image_id!r} twice; remove one")
-        seen.add(image_id)
+        first = seen.setdefault(identity(image_id), image_id)
+        if len(seen) < number:
+            twice = f"{image_id!r} twice" if first == image_id else f"{first!r} and {image_id!r}, which are one image"
+            raise DataError(f"list {path} holds {twice}; remove one")
     return evenly(ids, count, list_name) if colon else ids
 
 
