@@ -65,6 +65,18 @@ def test_part_of_a_list_is_spread_evenly(tiny_voc):
             dataset.ids(f"train:{count}")
 
 
+def test_the_released_name_of_train_aug_is_read(voc_copy):
+    dataset = VOC(voc_copy, CLASSES)
+    with pytest.raises(DataError, match=r"train_aug\.txt does not exist"):
+        dataset.ids("train_aug")
+    ids = [f"scene_{i:06d}" for i in (4, 2, 6, 0)]
+    write_list(voc_copy, "\n".join(ids), name="trainaug")
+    assert dataset.ids("train_aug") == dataset.ids("trainaug") == ids
+    assert dataset.ids("train_aug:2") == ids[::2]
+    write_list(voc_copy, "scene_000001", name="train_aug")
+    assert dataset.ids("train_aug") == ["scene_000001"], "a list of the name that is asked for comes first"
+
+
 def test_masks_of_a_list_that_is_not_evaluated_need_not_be_there(voc_copy):
     shutil.rmtree(folder_of(voc_copy) / "SegmentationClass")
     check_list(VOC(voc_copy, CLASSES), "train", masks=False)

@@ -64,8 +64,15 @@ class VOC(Dataset):
         super().__init__(root, folder, classes)
 
     def ids(self, list_name: str) -> list[str]:
-        """The image ids of ImageSets/Segmentation/<list_name>.txt, see `read_list`."""
-        return read_list(self.folder / "ImageSets" / "Segmentation", list_name)
+        """The image ids of ImageSets/Segmentation/<list_name>.txt, see `read_list`.
+
+        Where train_aug is asked for and does not exist, it is trainaug, as the released list file is called.
+        """
+        lists = self.folder / "ImageSets" / "Segmentation"
+        name, colon, count = list_name.partition(":")
+        if name == "train_aug" and not (lists / "train_aug.txt").is_file() and (lists / "trainaug.txt").is_file():
+            name = "trainaug"
+        return read_list(lists, name + colon + count)
 
     def image_path(self, image_id: str) -> Path:
         """Where the JPEG of an image lies."""
