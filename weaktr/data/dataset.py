@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,14 @@ from ..errors import DataError
 from .images import VOID, image_size, read_image, read_label_png
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a reader knows of one of its lists, in words."""
+
+    text: str
+    fault: str = ""  # the kind of fault that it is; none where all is as expected
 
 
 class Dataset(ABC):
@@ -83,6 +92,16 @@ class Dataset(ABC):
         Raises:
             DataError: The mask numbers its classes in another way than this reader.
         """
+
+    def compare_released(self, list_name: str, ids: Sequence[str], counts: NDArray[np.int64]) -> Iterable[Remark]:
+        """Compare a list with what is known of the data set that published numbers are of.
+
+        Args:
+            list_name: The name of the list.
+            ids: Its images.
+            counts: Its images per class (C,).
+        """
+        return ()
 
     # ── What is the same for all ──────────────────────────────────────────────────────────────────────────────────
     def image(self, image_id: str) -> NDArray[np.uint8]:

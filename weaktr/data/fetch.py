@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..files import atomic, remove_leftovers
 from .images import write_label_png
-from .voc import SIZES
+from .released import SIZES
 
 
 def fetch_voc12(root: Path | str) -> dict[str, int]:

@@ -30,6 +30,7 @@ def check(dataset: Dataset, lists: Sequence[str]) -> tuple[str, int]:
     for name in findings.members:
         findings.read_list(name)
     findings.compare_images()
+    findings.compare_released()
     return findings.text(), sum(len(found) for found in findings.faults.values())
 
 
@@ -44,6 +45,7 @@ class Findings:
         self.together = np.zeros((classes, classes), int)  # images that show both classes
         self.sizes: list[tuple[int, int]] = []  # height and width of each image
         self.faults: dict[str, list[str]] = {}  # kind: where
+        self.remarks: list[str] = []  # what is as it should be
         self._seen: set[str] = set()
         self._same: dict[str, set[str]] = {}  # digest of the pixels: ids
 
@@ -102,10 +104,21 @@ class Findings:
             if len(ids) > 1:
                 self.fault("copies of one image", ", ".join(sorted(ids)))
 
+    def compare_released(self) -> None:
+        """Note what is known of the lists as published numbers are of them."""
+        for name, ids in self.members.items():
+            for remark in self.dataset.compare_released(name, ids, self.counts[name]):
+                if remark.fault:
+                    self.fault(remark.fault, remark.text)
+                else:
+                    self.remarks.append(remark.text)
+
     # ── As text ───────────────────────────────────────────────────────────────────────────────────────────────────
     def text(self) -> str:
         """The whole report."""
         lines = [*self._summary(), "", *self._classes(), *self._sizes()]
+        if self.remarks:
+            lines += ["", *self.remarks]
         for kind, found in self.faults.items():
             lines += ["", f"{len(found)} {kind}:"]
             lines += [f"  {where}" for where in found[:SHOWN]]

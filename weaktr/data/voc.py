@@ -1,6 +1,6 @@
 """Data sets in VOC12's layout: the VOC devkit itself, and the embedded `synthetic` one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .dataset import Dataset
+from . import released
+from .dataset import Dataset, Remark
 from .lists import read_list
 
 VOC_CLASSES = (
@@ -33,7 +34,6 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-SIZES = {"train": 1464, "val": 1449, "train_aug": 10582}  # images of the lists
 
 
 class VOC(Dataset):
@@ -101,6 +101,12 @@ class VOC(Dataset):
                 f"annotation {path} names {unknown[0]!r}; correct it, the classes are {', '.join(self.classes)}"
             )
         return np.array([name in names for name in self.classes], np.float32)
+
+    def compare_released(self, list_name: str, ids: Sequence[str], counts: NDArray[np.int64]) -> Iterable[Remark]:
+        """Compare a complete list of VOC12 with what is known of it, see `released.compare`."""
+        if self.classes != VOC_CLASSES:
+            return ()
+        return released.compare(self.folder, list_name, ids, counts)
 
     def fingerprint(self) -> str:
         """Hex digest of the class names, the annotations, and all images' and masks' names and sizes; not of lists."""
