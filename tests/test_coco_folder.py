@@ -1,6 +1,7 @@
 """COCO14's layout and folders of one's own: what must work, and what is refused."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def test_the_id_map_is_its_own_inverse():
     assert contiguous[0, 2:].tolist() == list(range(1, 81)) and contiguous[0, :2].tolist() == [0, 255]
     assert (from_contiguous(contiguous) == ids).all()
     for unused in UNUSED:
-        with pytest.raises(ValueError, match=f"{unused} is no COCO id"):
+        with pytest.raises(ValueError, match=f"{unused} is not a COCO id"):
             to_contiguous(np.array([[unused]], np.uint8))
-    with pytest.raises(ValueError, match="81 is no contiguous"):
+    with pytest.raises(ValueError, match="81 is not a contiguous"):
         from_contiguous(np.array([[81]], np.uint8))
 
 
@@ -99,6 +100,109 @@ def test_labels_come_from_the_annotations_where_there_are_some(coco):
     assert found == [["person"], ["car"]], "not the masks' classes"
 
 
+def test_annotations_are_read_once_and_go_along_to_other_processes(coco):
+    annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+    data = open_dataset("coco14", str(coco))
+    data.warm()
+    (coco / "annotations/instances_train2014.json").unlink()
+    copy = pickle.loads(pickle.dumps(data))
+    first, second = data.ids("train")
+    assert [data.classes[c] for c in np.flatnonzero(data.labels(first))] == ["person"]
+    assert [copy.classes[c] for c in np.flatnonzero(copy.labels(second))] == ["car"]
+
+
+def test_a_missing_mask_of_coco_is_void_where_one_asks_for_it(coco):
+    data = open_dataset("coco14_80", str(coco))
+    first, second = data.ids("train")
+    data.mask_path(first).unlink()
+    assert (data.mask_or_void(first) == 255).all() and data.mask_or_void(first).shape == (30, 40)
+    assert (data.mask_or_void(second) == data.mask(second)).all()
+
+
+BARE, LONG = "{:012d}", "COCO_train2014_{:012d}"
+
+
+def respell(folder, spelling):
+    """The files of the folder get other names: of each image the same 12 digits."""
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        path.rename(path.with_name(spelling.format(int(path.stem[-12:])) + path.suffix))
+
+
+def write_coco_list(coco, *ids):
+    (coco / "voc_format/train.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+
+
+@pytest.mark.parametrize("annotated", [False, True], ids=["no annotations", "COCO's annotations"])
+@pytest.mark.parametrize("masks", [BARE, LONG])
+@pytest.mark.parametrize("images", [BARE, LONG])
+@pytest.mark.parametrize("listed", [(BARE, BARE), (LONG, LONG), (BARE, LONG)], ids=["bare", "long", "mixed"])
+def test_both_spellings_of_an_image_are_read(coco, listed, images, masks, annotated):
+    """The released lists, images and masks have 12 digits, COCO's images and annotations the split before them."""
+    expected = ["dog", "toothbrush"]
+    if annotated:
+        annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+        expected = ["person", "car"]
+    pixels = [np.array(Image.open(path)) for path in sorted((coco / "images").iterdir())]
+    respell(coco / "images", images)
+    respell(coco / "voc_format/class_labels", masks)
+    ids = [spelling.format(number) for number, spelling in enumerate(listed, start=1)]
+    write_coco_list(coco, *ids)
+    data = open_dataset("coco14", str(coco))
+    assert data.ids("train") == ids, "as the list has them"
+    check_list(data, "train", masks=True)
+    assert [[data.classes[c] for c in np.flatnonzero(data.labels(i))] for i in ids] == [[name] for name in expected]
+    assert all((data.image(image_id) == image).all() for image_id, image in zip(ids, pixels, strict=True))
+    assert [set(np.unique(data.mask(i)).tolist()) for i in ids] == [{0, 18, 255}, {0, 90, 255}]
+
+
+def test_annotations_may_name_images_by_their_digits(coco):
+    annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+    path = coco / "annotations/instances_train2014.json"
+    path.write_text(path.read_text().replace("COCO_train2014_", ""))
+    data = open_dataset("coco14", str(coco))
+    assert [data.classes[int(data.labels(i).argmax())] for i in data.ids("train")] == ["person", "car"]
+
+
+def test_bare_ids_find_images_in_the_folders_of_their_split(coco):
+    (coco / "images/val2014").mkdir()
+    for path in (coco / "images").glob("*.jpg"):
+        path.rename(coco / "images/val2014" / path.name.replace("train", "val"))
+    write_coco_list(coco, BARE.format(1), LONG.format(2))
+    check_list(open_dataset("coco14", str(coco)), "train", masks=True)
+
+
+def test_of_two_files_of_an_image_the_one_that_is_spelt_as_the_list_counts(coco):
+    Image.new("RGB", (40, 30), "white").save(coco / "images" / f"{BARE.format(1)}.jpg")
+    write_label_png(coco / "voc_format/class_labels" / f"{BARE.format(1)}.png", np.full((30, 40), 3, np.uint8))
+    data = open_dataset("coco14", str(coco))
+    assert data.image(BARE.format(1)).min() > 250 and (data.mask(BARE.format(1)) == 3).all()
+    assert data.image(LONG.format(1)).min() < 100 and (data.mask(LONG.format(1)) != 3).all()
+
+
+def test_an_image_in_both_spellings_in_one_list_is_refused(coco):
+    write_coco_list(coco, BARE.format(1), BARE.format(2), LONG.format(1))
+    with pytest.raises(DataError, match=rf"train\.txt holds '{BARE.format(1)}' and '{LONG.format(1)}', which are one"):
+        open_dataset("coco14", str(coco)).ids("train:2")
+
+
+def test_names_that_are_not_cocos_have_one_spelling(coco):
+    for folder, ending in (("images", "jpg"), ("voc_format/class_labels", "png")):
+        (coco / folder / f"{LONG.format(1)}.{ending}").rename(coco / folder / f"holiday-7.{ending}")
+    write_coco_list(coco, "holiday-7", BARE.format(2))
+    data = open_dataset("coco14", str(coco))
+    check_list(data, "train", masks=True)
+    assert data.mask_path("12") == coco / "voc_format/class_labels/12.png"
+
+
+def test_masks_that_are_spelt_in_the_other_way_are_not_made_again(coco):
+    annotations(coco, [square(4, 4, 4, 1), square(4, 4, 4, 3, image=2)])
+    respell(coco / "voc_format/class_labels", BARE)
+    before = {path.name: path.read_bytes() for path in (coco / "voc_format/class_labels").iterdir()}
+    assert write_masks(coco, "train") == 2
+    assert {path.name: path.read_bytes() for path in (coco / "voc_format/class_labels").iterdir()} == before
+    check_list(open_dataset("coco14", str(coco)), "train", masks=True)
+
+
 def test_real_photographs_of_coco_pass(shared):
     for name, classes in (("coco14", 90), ("coco14_80", 80)):
         data = open_dataset(name, str(shared / "data/coco_mini"))
@@ -145,6 +249,8 @@ def test_masks_of_a_folder(folder):
     write_label_png(folder / "masks/a b/two.png", np.full((20, 31), 2, np.uint8))
     data = opened(folder)
     assert data.has_masks and (data.mask("a b__two") == 2).all()
+    assert (data.mask_or_void("a b__two") == 2).all() and (data.mask_or_void("three") == 255).all()
+    assert data.mask("three").shape == data.image("three").shape[:2]
 
 
 # ── The report ────────────────────────────────────────────────────────────────────────────────────────────────────

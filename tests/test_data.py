@@ -1,5 +1,6 @@
 """Reading VOC's layout: what must work, and how everything that cannot is refused before work starts."""
 
+import pickle
 import re
 import shutil
 
@@ -9,9 +10,10 @@ from conftest import check_list
 from PIL import Image
 
 from weaktr import data
-from weaktr.data import open_dataset
+from weaktr.data import open_dataset, released
 from weaktr.data.images import palette, read_image, read_label_png, write_label_png
 from weaktr.data.lists import read_list
+from weaktr.data.report import check
 from weaktr.data.synthetic import CLASSES
 from weaktr.data.voc import VOC, VOC_CLASSES
 from weaktr.errors import DataError
@@ -60,8 +62,20 @@ def test_part_of_a_list_is_spread_evenly(tiny_voc):
     ids = dataset.ids("train")
     assert dataset.ids("train:4") == ids[::2] and dataset.ids("train:8") == ids and dataset.ids("train:1") == ids[:1]
     for count in ("0", "9", "half", ""):
-        with pytest.raises(DataError, match=rf"list train:{count}: '{count}' is no number from 1 to 8"):
+        with pytest.raises(DataError, match=rf"list train:{count}: '{count}' is not a number from 1 to 8"):
             dataset.ids(f"train:{count}")
+
+
+def test_the_released_name_of_train_aug_is_read(voc_copy):
+    dataset = VOC(voc_copy, CLASSES)
+    with pytest.raises(DataError, match=r"train_aug\.txt does not exist"):
+        dataset.ids("train_aug")
+    ids = [f"scene_{i:06d}" for i in (4, 2, 6, 0)]
+    write_list(voc_copy, "\n".join(ids), name="trainaug")
+    assert dataset.ids("train_aug") == dataset.ids("trainaug") == ids
+    assert dataset.ids("train_aug:2") == ids[::2]
+    write_list(voc_copy, "scene_000001", name="train_aug")
+    assert dataset.ids("train_aug") == ["scene_000001"], "a list of the name that is asked for comes first"
 
 
 def test_masks_of_a_list_that_is_not_evaluated_need_not_be_there(voc_copy):
@@ -111,6 +125,115 @@ def test_parts_of_objects_are_not_objects(voc_copy):
     before = VOC(voc_copy, CLASSES).labels(LAST)
     xml_file(voc_copy).write_text(text)
     assert (VOC(voc_copy, CLASSES).labels(LAST) == before).all()
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_a_missing_mask_is_void_where_one_asks_for_it(voc_copy):
+    dataset = VOC(voc_copy, CLASSES)
+    assert (dataset.mask_or_void(LAST) == dataset.mask(LAST)).all()
+    mask_file(voc_copy).unlink()
+    void = dataset.mask_or_void(LAST)
+    assert void.shape == dataset.image(LAST).shape[:2] and void.dtype == np.uint8 and (void == 255).all()
+    with pytest.raises(DataError, match=rf"{LAST}\.png does not exist"):
+        dataset.mask(LAST)
+
+
+def test_a_copy_for_another_process_keeps_what_was_read(tiny_voc):
+    dataset = VOC(tiny_voc, CLASSES)
+    dataset.warm()  # nothing to read here
+    expected = dataset.labels(FIRST)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.labels(FIRST).tolist() == expected.tolist() and copy.fingerprint() == dataset.fingerprint()
+
+
+# ---------------------------------------------------------------- what is known of the complete VOC12
+
+
+def images_per_class(dataset, list_name):
+    return sum(dataset.labels(image_id) for image_id in dataset.ids(list_name)).astype(int).tolist()
+
+
+@pytest.fixture
+def complete(voc12_copy, monkeypatch):
+    """`voc12_copy` as if its lists were all of VOC12: their sizes and counts are the known ones."""
+    dataset = VOC(voc12_copy)
+    counts = [images_per_class(dataset, name) for name in ("train", "val", "train")]
+    monkeypatch.setattr(released, "SIZES", {"train": 8, "val": 4, "train_aug": 8})
+    monkeypatch.setattr(released, "COUNTS", dict(zip(VOC_CLASSES, zip(*counts))))
+    return voc12_copy
+
+
+def test_the_known_counts_are_of_vocs_classes_and_of_plausible_lists():
+    assert tuple(released.COUNTS) == VOC_CLASSES
+    columns = dict(zip(released.SIZES, zip(*released.COUNTS.values()), strict=True))
+    assert columns["train"][:3] == (88, 65, 105) and columns["val"][-1] == 74 and columns["train_aug"][14] == 4155
+    for name, size in released.SIZES.items():
+        assert size < sum(columns[name]) < 2 * size, "an image shows one to two classes"
+    assert all(all_of_them > train for train, _, all_of_them in released.COUNTS.values())
+
+
+def test_complete_data_as_released_is_said_to_be_so(complete):
+    shutil.copytree(folder_of(complete) / "SegmentationClass", folder_of(complete) / "SegmentationClassAug")
+    text, faults = check(VOC(complete), ["train", "val"])
+    assert faults == 0 and "no fault found" in text
+    for name, size in (("train", 8), ("val", 4)):
+        assert f"{name}: the images per class are those of the released labels" in text
+        assert f"{name}: {size} masks in SegmentationClassAug are those in SegmentationClass" in text
+
+
+def test_another_number_of_images_per_class_is_named(complete, monkeypatch):
+    known = dict(released.COUNTS)
+    train, val, train_aug = known["bird"]
+    monkeypatch.setattr(released, "COUNTS", known | {"bird": (train, val + 3, train_aug + 1)})
+    text, faults = check(VOC(complete), ["train", "val"])
+    assert f"val: {val} images show bird, {val + 3} by the released labels" in text and faults == 1
+    assert "1 classes whose number of images is not that of the released labels" in text
+    assert "train: the images per class are those of the released labels" in text
+    write_list(complete, "".join(f"scene_{i:06d}\n" for i in range(8)), name="trainaug")
+    for name in ("train_aug", "trainaug"):
+        text, faults = check(VOC(complete), [name])
+        assert f"{name}: {train} images show bird, {train + 1} by the released labels" in text and faults == 1
+
+
+def test_masks_that_differ_between_the_two_folders_are_described(complete):
+    """One has no outlines, one calls some pixels another class, one is void where VOC's own is not."""
+    augmented = folder_of(complete) / "SegmentationClassAug"
+    shutil.copytree(folder_of(complete) / "SegmentationClass", augmented)
+    ids = VOC(complete).ids("train")
+    masks = [read_label_png(augmented / f"{image_id}.png") for image_id in ids]
+    outline = int((masks[0] == 255).sum())
+    write_label_png(augmented / f"{ids[0]}.png", np.where(masks[0] == 255, 0, masks[0]))
+    for mask, value, pixels in ((masks[3], 20, 11), (masks[7], 255, 5)):
+        rows, columns = np.nonzero(mask != 255)
+        mask[rows[:pixels], columns[:pixels]] = value
+    for number in (3, 7):
+        write_label_png(augmented / f"{ids[number]}.png", masks[number])
+    text, faults = check(VOC(complete), ["train", "val"])
+    share = 100 * (outline + 11 + 5) / sum(mask.size for mask in masks)
+    assert faults == 1 and "1 lists whose masks in SegmentationClass and SegmentationClassAug differ" in text
+    assert f"train: 3 of 8 masks ({ids[0]}, {ids[3]}, {ids[7]}) in {share:.2f} % of all pixels" in text
+    assert f"{outline} are void in SegmentationClass alone, 5 in SegmentationClassAug alone, 11 have another" in text
+    assert "val: 4 masks in SegmentationClassAug are those in SegmentationClass" in text
+
+
+def test_masks_of_one_folder_only_are_not_compared(complete):
+    text, faults = check(VOC(complete), ["train"])
+    assert faults == 0 and "train: 8 of 8 masks are not in both" in text
+    augmented = folder_of(complete) / "SegmentationClassAug"
+    augmented.mkdir()
+    (augmented / f"{FIRST}.png").write_bytes(b"not a mask")
+    write_label_png(augmented / f"{LAST}.png", np.zeros((9, 9), np.uint8))
+    text, faults = check(VOC(complete), ["train"])
+    assert faults == 2 and "1 masks that cannot be compared" in text and f"{FIRST}.png cannot be read" in text
+    assert f"1 of 1 masks ({LAST}) in 100.00 % of all pixels" in text and "train: 6 of 8 masks are not in both" in text
+
+
+def test_of_incomplete_lists_and_other_classes_nothing_is_known(complete, tiny_voc):
+    for dataset, lists in ((VOC(complete), ["train:7", "val:2"]), (VOC(tiny_voc, CLASSES), ["train", "val"])):
+        text, faults = check(dataset, lists)
+        assert faults == 0 and "released" not in text and "SegmentationClassAug" not in text
 
 
 # ---------------------------------------------------------------- images

@@ -182,7 +182,9 @@ def test_sizes_from_the_head_of_a_file_are_those_of_the_image(tmp_path, turned):
     Image.fromarray(random_image(20, 30)).save(tmp_path / "a.jpg", exif=note)
     assert image_size(tmp_path / "a.jpg") == read_image(tmp_path / "a.jpg").shape[:2]
     (tmp_path / "b.jpg").write_bytes(b"no image")
-    assert image_size(tmp_path / "b.jpg") == image_size(tmp_path / "c.jpg") == (1, 1)
+    for name, words in (("b", "cannot be read as an image"), ("c", "does not exist")):
+        with pytest.raises(DataError, match=rf"{name}\.jpg {words}"):
+            image_size(tmp_path / f"{name}.jpg")
 
 
 def test_unreadable_image_stops_the_list_and_what_was_made_stays(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from weaktr.data import drawing, open_dataset, synthetic
 from weaktr.data.images import palette
-from weaktr.data.synthetic import ANIMALS, CLASSES, CO_OCCURRENCE, CONTRAST, FAVOURITE, render_scene, write_scene
+from weaktr.data.synthetic import ANIMALS, CLASSES, STYLE, render_scene, write_scene
 from weaktr.errors import DataError
 from weaktr.models.cam import create_cam_model
 
@@ -146,7 +146,7 @@ def test_every_class_and_background_occurs(scenes):
 
 def test_four_classes_stand_on_their_own_background(scenes):
     """The first object of a scene decides; the rest of the draws may hit the background by chance too."""
-    expected = CO_OCCURRENCE + (1 - CO_OCCURRENCE) / len(drawing.BACKGROUNDS)
+    expected = STYLE.co_occurrence + (1 - STYLE.co_occurrence) / len(drawing.BACKGROUNDS)
     bound = {name: background for name, (_, background, *_) in ANIMALS.items() if background}
     assert set(bound) == {"bear", "lion", "parrot", "pig"} and len(set(bound.values())) == 4
     hits = []
@@ -161,7 +161,7 @@ def test_four_classes_stand_on_their_own_background(scenes):
 
 
 def test_fur_hints_at_the_class_but_is_not_certain(scenes):
-    """The favourite fur is had FAVOURITE of the time, and by chance besides; everyone has others too."""
+    """The favourite fur is worn in the share STYLE.favourite, and by chance besides; everyone has others too."""
     hits = []
     for name, (_, _, texture, colours) in ANIMALS.items():
         owned = [
@@ -172,14 +172,14 @@ def test_fur_hints_at_the_class_but_is_not_certain(scenes):
         ]
         assert 0.4 < np.mean(owned) < 0.95, name
         hits += owned
-    assert abs(np.mean(hits) - FAVOURITE) < 0.06
+    assert abs(np.mean(hits) - STYLE.favourite) < 0.06
 
 
 def test_the_two_colours_of_a_fur_are_near_each_other(scenes):
     whole = {tuple(pair[i]): np.abs(pair[0] - pair[1]).sum() for pair in drawing.CLOTHES for i in (0, 1)}
     for *_, cloths in scenes:
         for _, first, second in cloths:
-            assert np.abs(first - second).sum() == pytest.approx(CONTRAST * whole[tuple(first)])
+            assert np.abs(first - second).sum() == pytest.approx(STYLE.contrast * whole[tuple(first)])
 
 
 def test_no_face_is_far_from_its_fur_in_colour():

@@ -30,7 +30,7 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
 from weaktr.data.drawing import BACKGROUNDS, BODIES, CLOTHES, TEXTURES
-from weaktr.data.synthetic import render_scene
+from weaktr.data.synthetic import SceneStyle, render_scene
 from weaktr.device import autocast
 from weaktr.files import ASSETS, atomic
 from weaktr.models.backbones import IMAGENET_MEAN, IMAGENET_STD
@@ -40,8 +40,9 @@ CROP, PATCH = 96, 8  # pixels
 SEED = 17
 SPECIES = 64
 # Other ones than the data set's: more animals, in clothes that tell less and are not of their fur
-SCENES = {"counts": (0.45, 0.35, 0.2), "co_occurrence": 0.75, "favourite": 0.8}
-SCENES |= {"periods": (11, 17), "contrast": 1.0, "trim": 0.72}
+SCENES = SceneStyle(
+    counts=(0.45, 0.35, 0.2), co_occurrence=0.75, favourite=0.8, periods=(11, 17), contrast=1.0, trim=0.72
+)
 CLASSIFY = 0.2  # weight of each of the two classification losses beside the reconstruction
 
 
@@ -94,7 +95,7 @@ def draw_invented_head(brush, species, x, y, r, _):
 def render_invented(index):
     """Pretraining scene number `index`: pixels (H, W, 3) uint8 and which species are in it, (SPECIES,) summing to 1."""
     rng = np.random.default_rng([SEED, 2, index])
-    pixels, _, species = render_scene(rng, invent_animals(), draw_invented_head, **SCENES)
+    pixels, _, species = render_scene(rng, invent_animals(), draw_invented_head, SCENES)
     target = np.zeros(SPECIES, np.float32)
     target[list(species)] = 1 / len(species)
     return pixels, target

@@ -1,41 +1,61 @@
-"""One contract, one reader file per source: `open_dataset` gives an object with `ids`, `image`, `labels`, `mask`."""
+"""Data sets: pixels, labels and lists from disk, and training samples made of them.
 
+`open_dataset` gives a `dataset.Dataset`: the same contract for every source, one file per source. This room must not
+know a network, a method, a measure, a notebook or a run: it says what the data are and never what is done with them.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
 from ..files import ROOT
 
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
 DATASETS = ("synthetic", "voc12", "coco14", "coco14_80", "folder")
-LISTS = ("train_list", "eval_list", "val_list")
+LISTS = ("train_list", "eval_list", "val_list")  # the parameters that name lists
+
+Value = TypeVar("Value")
 
 
-def open_dataset(name, root=""):
-    """The data set `name` (one of DATASETS) below `root`, relative to the repository; "" is `data/<name>`.
+def open_dataset(name: str, root: str | Path = "") -> "Dataset":
+    """Open a data set; the synthetic one is drawn on first use.
 
-    The synthetic one is drawn on first use. Raises DataError for an unknown name or a folder that lacks the data.
+    Args:
+        name: One of DATASETS.
+        root: Its folder, relative to the repository; "" is `data/<name>`.
+
+    Raises:
+        DataError: The name is unknown, or the folder lacks the data.
     """
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is unknown; one of {', '.join(DATASETS)}")
-    root = ROOT / Path(root or f"data/{name}").expanduser()
+    folder = ROOT / Path(root or f"data/{name}").expanduser()
     if name == "synthetic":
         from .synthetic import open_synthetic
 
-        return open_synthetic(root)
-    if name.startswith("coco14"):
-        from .coco import COCO
+        return open_synthetic(folder)
+    if name == "voc12":
+        from .voc import VOC
 
-        return COCO(root, contiguous=name == "coco14_80")
+        return VOC(folder)
     if name == "folder":
         from .folder import Folder
 
-        return Folder(root)
-    from .voc import VOC
+        return Folder(folder)
+    from .coco import COCO
 
-    return VOC(root)
+    return COCO(folder, contiguous=name == "coco14_80")
 
 
-def read_named(reader, parameters, name):
-    """What `reader` gives for the value of a parameter, such as the ids of a list; a DataError names the parameter."""
+def read_named(reader: Callable[[Any], Value], parameters: Mapping[str, Any], name: str) -> Value:
+    """What `reader` gives for the value of a parameter, such as the ids of a list.
+
+    Raises:
+        DataError: The reader's, with the parameter's name before it.
+    """
     try:
         return reader(parameters[name])
     except DataError as error:

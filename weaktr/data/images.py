@@ -1,56 +1,83 @@
-"""Reading images and label masks with errors that name the file, what is wrong and what to do."""
+"""Images and label masks, read with errors that name the file, what is wrong and what to do."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 from ..files import atomic
 
-VOID = 255
+VOID = 255  # in masks: pixels without a class, which count for nothing
+SIXTEEN_BIT = ("I", "I;16", "I;16B", "F")  # modes that PIL cuts off at 255, instead of scaling them, for RGB
+TURNED = 5  # EXIF orientations from here on exchange height and width
 
 
-def _open(path):
+@contextlib.contextmanager
+def _errors_that_name(path: Path) -> Iterator[None]:
+    """What PIL raises about a file becomes a DataError."""
     try:
-        image = Image.open(path)
-        image.load()
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path, or data_root and the list that names it") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
-    return image
 
 
-def read_image(path):
-    """Any image file → uint8 RGB (H,W,3), turned upright by its EXIF note. Raises DataError when unreadable."""
+def _open(path: Path) -> Image.Image:
+    """The image of a file, read to its end."""
+    with _errors_that_name(path):
+        image = Image.open(path)
+        image.load()
+        return image
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Any image file as RGB (H,W,3), turned upright by its EXIF note.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
     image = ImageOps.exif_transpose(_open(Path(path)))
-    if image.mode in ("I", "I;16", "I;16B", "F"):  # PIL cuts 16-bit grey off at 255 instead of scaling it
+    if image.mode in SIXTEEN_BIT:
         grey = np.asarray(image, np.float64)
-        image = Image.fromarray(np.uint8(np.clip(grey / (257 if grey.max() > 255 else 1), 0, 255)))
+        factor = 257 if grey.max() > 255 else 1  # 65,535 becomes 255; some 16-bit files hold eight bits
+        image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
     return np.array(image.convert("RGB"))
 
 
-def image_size(path):
-    """(H,W) as `read_image` gives them, from the head of the file alone; (1, 1) where that cannot be read."""
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return image.size if turned else image.size[::-1]
-    return 1, 1
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Height and width as `read_image` gives them, from the head of the file alone.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    path = Path(path)
+    with _errors_that_name(path), Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
+        return (width, height) if turned else (height, width)
 
 
-def read_label_png(path, num_classes=None):
-    """A label mask (palette or grey PNG) → uint8 (H,W). num_classes: K with background; 255 is void.
+def read_label_png(path: Path | str, num_classes: int | None = None) -> NDArray[np.uint8]:
+    """A label mask, a palette or grey PNG, as labels (H,W).
 
-    Raises DataError for an unreadable file, a colour image, and values outside 0…K−1 and 255.
+    Args:
+        path: The file.
+        num_classes: K with background, to check the labels: 0…K−1, and 255 for void. None: any are right.
+
+    Raises:
+        DataError: The file is missing, unreadable or a colour image, or holds another value.
     """
     image = _open(Path(path))
     if image.mode not in ("P", "L"):
         raise DataError(f"mask {path} is a {image.mode} image; masks are palette or grey PNGs whose values are classes")
     mask = np.array(image)
     if num_classes is not None:
-        wrong = np.unique(mask[(mask >= num_classes) & (mask != 255)])
+        wrong = np.unique(mask[(mask >= num_classes) & (mask != VOID)])
         if len(wrong):
             raise DataError(
                 f"mask {path} holds the value {wrong[0]}, but the data set has the classes 0…{num_classes - 1} "
@@ -59,20 +86,25 @@ def read_label_png(path, num_classes=None):
     return mask
 
 
-def read_label(folder, image_id):
-    """The label mask of an image in a folder of <image_id>.png files."""
+def read_label(folder: Path | str, image_id: str) -> NDArray[np.uint8]:
+    """The label mask (H,W) of an image in a folder of <image_id>.png files."""
     return read_label_png(Path(folder) / f"{image_id}.png")
 
 
-def write_label_png(path, labels):
-    """Write labels (H,W) uint8 as a PNG with VOC's palette, whole or not at all."""
+def write_label_png(path: Path | str, labels: ArrayLike) -> None:
+    """Write labels (H,W) as a PNG with VOC's palette, whole or not at all."""
     image = Image.fromarray(np.asarray(labels, np.uint8))
     image.putpalette(palette())
     with atomic(path) as aside:
         image.save(aside, format="PNG")
 
 
-def palette():
-    """VOC's palette, 256 RGB triples in one list: the bits of the label spread over the three channels."""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, 9, "little").reshape(256, 3, 3)
-    return (bits * np.array([[128], [64], [32]])).sum(1).ravel().tolist()
+def palette() -> list[int]:
+    """VOC's palette: 256 RGB triples in one list.
+
+    Bits 0, 3 and 6 of a label become the highest bits of its red, bits 1, 4 and 7 of its green, 2 and 5 of its blue.
+    """
+    labels = np.arange(256, dtype=np.uint8)
+    bits = np.unpackbits(labels[:, None], axis=1, count=9, bitorder="little").reshape(256, 3, 3)
+    weights = np.array([[128], [64], [32]])
+    return [int(value) for value in (bits * weights).sum(1).ravel()]

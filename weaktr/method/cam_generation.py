@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..data.images import image_size
 from ..data.transforms import normalise
+from ..errors import DataError
 from ..evaluation.scores import score_cams, score_list
 from ..models.cam import cam_variant
 from ..processes import cores, keep_freed_memory
@@ -32,6 +33,14 @@ def ahead(function, items, threads=1):
         yield from (last.result() for last in pending)
 
 
+def size_or_alone(path):
+    """(H,W) of an image file; (1, 1) for an unreadable one, which is refused when its turn comes and not before."""
+    try:
+        return image_size(path)
+    except DataError:
+        return 1, 1
+
+
 def equal_sizes(dataset, ids, pixels):
     """Yields lists of images of one size, at most `pixels` in all with their mirrors, at least one image.
 
@@ -40,7 +49,7 @@ def equal_sizes(dataset, ids, pixels):
     for first in range(0, len(ids), WINDOW):
         sizes = {}
         for image_id in ids[first : first + WINDOW]:
-            sizes.setdefault(image_size(dataset.image_path(image_id)), []).append(image_id)
+            sizes.setdefault(size_or_alone(dataset.image_path(image_id)), []).append(image_id)
         for (height, width), same in sizes.items():
             most = max(1, pixels // (2 * height * width))
             yield from (same[start : start + most] for start in range(0, len(same), most))
