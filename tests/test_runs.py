@@ -80,14 +80,13 @@ def one_cell(tmp_path, source):
 
 
 def test_declared_parameters(tmp_path):
-    declared = one_cell(
-        tmp_path, 'lr: float = 1  # é rate\nname: str = "a#b"  # a # b\nscales: list = [1.0, 1.2]  # s\n'
-    )
+    declared = one_cell(tmp_path, 'lr: float = 1  # é rate\nname: str = "a#b"  # a # b\nscales: list = [1, 1.2]  # s\n')
     assert declared == {
         "lr": Parameter(float, 1.0, "é rate"),
         "name": Parameter(str, "a#b", "a # b"),
         "scales": Parameter(list, [1.0, 1.2], "s"),
     }
+    assert [type(scale) for scale in declared["scales"].default] == [float, float]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +103,8 @@ def test_declared_parameters(tmp_path):
         "a: list = [\n1]  # two lines",
         "print(1)  # no parameter",
         "n: int = 1  # once\nn: int = 2  # twice",
+        'a: list = [1, "b"]  # items of two types',
+        "a: list = [[1]]  # a list of lists",
     ],
 )
 def test_strict_parameters_cell(tmp_path, line):
@@ -143,6 +144,7 @@ DECLARED = {
         ("scales", "1, 1.5", [1.0, 1.5]),
         ("scales", "[1, 1.5]", [1.0, 1.5]),
         ("scales", (1,), [1.0]),
+        ("scales", [1, 1.5], [1.0, 1.5]),
         ("scales", "", []),
         ("names", "a, b", ["a", "b"]),
         ("names", "[a, b]", ["a", "b"]),
@@ -173,6 +175,8 @@ def test_values(name, given, value):
         ("scales", "1, big"),
         ("scales", "[1"),
         ("scales", 1.0),
+        ("scales", ["1"]),
+        ("names", [1]),
     ],
 )
 def test_wrong_types(name, given):
@@ -290,6 +294,30 @@ def test_weights_enter_the_key_by_content(tmp_path):
         weights.write_bytes(content)
         made.add(keys.stage_key(values, "", []))
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "start"),
+    [
+        ({}, ("vit", "step1.pth")),
+        ({"seg_weights": "step2.pth"}, ("vit", "step2.pth")),
+        ({"seg_backbone": "other"}, ("other", "")),  # never from the weights of another network
+        ({"seg_backbone": "other", "seg_weights": "step2.pth"}, ("other", "step2.pth")),
+    ],
+)
+def test_what_step_2_starts_from(own, start):
+    values = {"backbone": "vit", "weights": "step1.pth", "seg_backbone": "", "seg_weights": ""} | own
+    assert keys.starting_weights(values, step=1) == ("vit", "step1.pth")
+    assert keys.starting_weights(values, step=2) == start
+    assert keys.starting_weights({"backbone": "vit"}, step=2) == ("vit", "")
+
+
+def test_shipped_weights_of_either_step_enter_the_key():
+    """By content, as files that are given do: a package with others makes other stages."""
+    tiny, shipped = "weaktr_tiny_patch8_96", files.shipped_weights("weaktr_tiny_patch8_96")
+    given = {"backbone": "vit", "weights": "", "seg_backbone": tiny, "seg_weights": str(shipped)}
+    assert keys.stage_key(given, "", []) == keys.stage_key(given | {"seg_weights": ""}, "", [])
+    assert keys.stage_key(given, "", []) != keys.stage_key(given | {"seg_backbone": "vit", "seg_weights": ""}, "", [])
 
 
 def test_failing_cell(notebooks, go, tmp_path, capfd):
@@ -411,7 +439,7 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds an unfinished stage"):
         open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
     assert (stage.folder / "artefact.txt").exists()
-    with pytest.raises(ParameterError, match="lr: '1e-4' is no float"):
+    with pytest.raises(ParameterError, match="lr: '1e-4' is not a float"):
         open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
         open_stage("01_first", {"run_folder": "x"})
