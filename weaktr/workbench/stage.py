@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RUNNER = "WEAKTR_RUNNER"  # set in the kernels of `weaktr run`: the folder of the notebooks
 MOST_ROWS = 40  # of a stage's results that are printed
 REQUIRED = ("list", "list_size", "metric", "value")  # of a metrics record
-WHERE_IT_APPLIES = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
+WHERE_THEY_APPLY = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
 
 
 # ── Folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,6 +199,7 @@ class Stage:
         self.figures = folder / "figures"
         self.parameters = parameters
         self._lock = lock
+        self._device: torch.device | None = None  # once the notebook asked for one
         self._start = time.monotonic()
         self._manifest = read_json(folder / "manifest.json")
         self.figures.mkdir(parents=True, exist_ok=True)
@@ -234,6 +235,20 @@ class Stage:
             raise UserError(f"{folder}: {self.name} needs the finished stage {name}; run notebook {name} first")
         return folder
 
+    def device(self, name: str) -> "torch.device":
+        """The device on which this stage's networks run; the manifest will tell of it.
+
+        Args:
+            name: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            ParameterError: for a device that this machine does not have.
+        """
+        from ..device import pick_device  # not above: a stage without networks must not wait for torch
+
+        self._device = pick_device(name)
+        return self._device
+
     def progress(self, total: int, unit: str = "images", label: str = "", of: str = "") -> Progress:
         """A Progress whose lines start with the stage's name, what it is `of`, and `label`."""
         return Progress(" · ".join(filter(None, (self.name, of, label))), total, unit)
@@ -256,10 +271,76 @@ class Stage:
             figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
         if table is not None:
-            with atomic(self.figures / f"{name}.csv") as path:
-                table.to_csv(path, index=table.index.name is not None)
+            _write_csv(table, self.figures / f"{name}.csv", index=table.index.name is not None)
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
+
+    def write_table(self, table: "pd.DataFrame", name: str, index: bool = False) -> None:
+        """Save a table as <name>.csv in the stage's folder, in place of an earlier one.
+
+        Args:
+            table: of pandas.
+            name: of the file, without ending.
+            index: whether to save the index too.
+        """
+        _write_csv(table, self.folder / f"{name}.csv", index)
+
+    def record(  # noqa: PLR0913  (all that tells a number from others, each by its name)
+        self,
+        metric: str,
+        value: float,
+        *,
+        on: str,
+        size: int,
+        crf: bool | None = None,
+        oracle: bool = False,
+        threshold: float | None = None,
+        threshold_from: str | None = None,
+        scales: Sequence[float] | None = None,
+        mirrored: bool | None = None,
+        counts: str = "",
+    ) -> dict[str, Any]:
+        """One number for `finish`, with all that it depends on.
+
+        Args:
+            metric: what was measured, "mIoU of mask".
+            value: of the metric, a share in percent.
+            on: the list of images that it was measured on.
+            size: how many images the list has.
+            crf: whether the masks were refined by a CRF; None where that does not apply.
+            oracle: whether pixel masks had a part in it, other than measuring.
+            threshold: the background score, where there is one.
+            threshold_from: how that was chosen.
+            scales: of the images that maps or predictions were summed over.
+            mirrored: whether each scale was also mirrored.
+            counts: the name in the stage's counts.npz of the pixels behind the value.
+
+        Raises:
+            ValueError: for a record without metric, list or images, and for a threshold without its origin.
+        """
+        if not isinstance(metric, str) or not metric or not isinstance(on, str) or not on:
+            raise ValueError(f"a record needs a metric and a list; given are {metric!r} and {on!r}")
+        if size < 1:
+            raise ValueError(f"{metric}: list {on} has {size} images; a value is measured on at least one")
+        if (threshold is None) != (threshold_from is None):
+            raise ValueError(f"{metric}: threshold {threshold!r} is from {threshold_from!r}; give both or none")
+        record = {
+            "stage": self.name,
+            "list": on,
+            "list_size": int(size),
+            "metric": metric,
+            "value": float(value),
+            "threshold": None if threshold is None else float(threshold),
+            "threshold_from": threshold_from,
+            "scales": None if scales is None else list(scales),
+            "crf": None if crf is None else bool(crf),
+            "oracle": bool(oracle),
+        }
+        if mirrored is not None:
+            record["mirrored"] = bool(mirrored)
+        if counts:
+            record["counts"] = counts
+        return record
 
     def finish(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write metrics.json, which marks the stage finished, complete the manifest and print the results.
@@ -267,13 +348,13 @@ class Stage:
         The manifest of a stage that was finished before stays: it says what made its files, and none was recomputed.
 
         Args:
-            records: dicts with list, list_size, metric and value, and where they apply threshold, threshold_from,
-                scales, crf and oracle (True: pixel masks were used).
+            records: as from `record`, or dicts with list, list_size, metric and value, and where they apply threshold,
+                threshold_from, scales, crf and oracle.
 
         Raises:
             ValueError: where a record lacks one of the first four.
         """
-        records = [{"stage": self.name} | WHERE_IT_APPLIES | dict(record) for record in records]
+        records = [{"stage": self.name} | WHERE_THEY_APPLY | dict(record) for record in records]
         for record in records:
             missing = sorted(set(REQUIRED) - record.keys())
             if missing:
@@ -291,15 +372,19 @@ class Stage:
     def _end_manifest(self) -> None:
         seconds = self._manifest.get("seconds", 0)  # of earlier passes under the same key
         seconds += time.monotonic() - self._start
-        self._manifest |= usage(self._device()) | {"end": now(), "seconds": round(seconds, 1)}
+        self._manifest |= usage(self._where_networks_ran()) | {"end": now(), "seconds": round(seconds, 1)}
 
-    def _device(self) -> "torch.device | None":
-        """Where this stage's networks ran; None where it has none."""
-        if "weaktr.models" not in sys.modules:
-            return None
-        from ..device import pick_device  # not above: a stage without networks must not wait for torch
+    def _where_networks_ran(self) -> "torch.device | None":
+        """The device that the notebook asked for; None for a stage without networks."""
+        if self._device is None and "weaktr.models" in sys.modules:
+            # For notebooks that still ask `pick_device`: to be deleted when all of them ask their stage.
+            self.device(self.parameters.get("device", "auto"))
+        return self._device
 
-        return pick_device(self.parameters.get("device", "auto"))
+
+def _write_csv(table: "pd.DataFrame", path: Path, index: bool) -> None:
+    with atomic(path) as aside:
+        table.to_csv(aside, index=index)
 
 
 def _print_results(records: Sequence[Mapping[str, Any]]) -> None:
