@@ -10,7 +10,7 @@ from weaktr.errors import UserError
 from weaktr.models.checkpoints import save_model
 from weaktr.models.segmenter import create_segmenter
 from weaktr.workbench import presets, runner
-from weaktr.workbench.checks import check_run
+from weaktr.workbench.checks import NOT_NEGATIVE, POSITIVE, RULES, Between, OneOf, check_run
 from weaktr.workbench.parameters import catalogue, check_parameters
 
 DEFAULTS = check_parameters(presets.get("smoke").parameters, catalogue())
@@ -56,6 +56,21 @@ def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
     assert fragment in str(caught.value)
     assert str(value).strip("[]") in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_every_number_has_a_rule():
+    """A new parameter that nobody thought of would be refused by nothing."""
+    numbers = {name for name, value in DEFAULTS.items() if type(value) in (int, float)}
+    assert numbers <= RULES.keys()
+
+
+def test_rules_say_their_limits():
+    assert (str(POSITIVE), str(NOT_NEGATIVE)) == ("greater than 0", "at least 0")
+    closed, half_open = Between(0, 1), Between(0, 1, low_open=True, high_open=True)
+    assert (str(closed), str(half_open)) == ("at least 0 and at most 1", "greater than 0 and below 1")
+    assert not closed(0) and not closed(1) and not half_open(0.5) and not Between()(-1e300)
+    assert half_open(0) == "0 must be greater than 0 and below 1" and half_open(1) and closed(1.1) and closed(-0.1)
+    assert OneOf(("mean", "adaptive"))("meen") == "'meen' is unknown, did you mean mean?; one of mean, adaptive"
 
 
 @pytest.mark.parametrize("name", ["weights", "seg_weights"])

@@ -278,7 +278,7 @@ def _check_segmenter(values: Values, patch: int) -> None:
         vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=patch_size)
         patch = vit.patch_embed.patch_size[0]
     _check_side("crop_size", values, patch_size or patch)
-    if values.get("seg_weights"):
+    if values.get("seg_weights"):  # those of step 1 were read for its own network
         backbone, file = starting_weights(values, step=2)
         options = {"image_size": values["crop_size"], "patch_size": patch_size}
         create_segmenter(backbone, 2, weights=str(resolve(file)), **options)
