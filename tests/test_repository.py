@@ -207,6 +207,24 @@ def test_presets_are_valid(name):
     assert "make demo" in preset.command or "python -m weaktr" in preset.command
 
 
+def test_published_presets_say_how_they_differ_from_the_paper():
+    """A published number beside a run's own would else be taken for a like-for-like comparison."""
+    for name, preset in presets.PRESETS.items():
+        assert bool(preset.differences) == (name in presets.PUBLISHED)
+    for name, published in (("voc12_cam", "0.43"), ("coco14_cam", "0.42")):
+        preset = presets.get(name)
+        assert published in preset.differences and str(preset.parameters["threshold"]) == published
+        assert preset.parameters["cam_checkpoint"] == "last"
+    for dataset, labels in (("voc12", "69.0 %"), ("coco14", "41.9 %")):
+        for backbone in presets.BACKBONES:
+            assert labels in presets.get(f"{dataset}_{backbone}").differences
+    lines = presets.differences()
+    assert len(lines) == 4
+    assert lines[1].startswith(
+        "voc12_deit_s, voc12_dinov2_s, voc12_vit_s, voc12_eva02_s: Step 1 differs as in voc12_cam."
+    )
+
+
 def test_what_is_committed_stays_small():
     """A clone is quick, and the reference run is read in a browser: issue 2 allows it 15 MB."""
     size = sum(path.stat().st_size for path in committed() if "papermill_runs" in path.parts)
