@@ -10,7 +10,7 @@ from weaktr.errors import UserError
 from weaktr.models.checkpoints import save_model
 from weaktr.models.segmenter import create_segmenter
 from weaktr.workbench import presets, runner
-from weaktr.workbench.checks import check_run
+from weaktr.workbench.checks import NOT_NEGATIVE, POSITIVE, RULES, Between, OneOf, check_run
 from weaktr.workbench.parameters import catalogue, check_parameters
 
 DEFAULTS = check_parameters(presets.get("smoke").parameters, catalogue())
@@ -23,16 +23,16 @@ BAD = {
     "crf_settings": ("ade", "one of voc"),
     "precision": ("fp8", "one of auto"),
     "device": ("mps", "give one of auto, cpu"),
-    "threshold": (1.5, "below 1"),
-    "workers": (-1, "must not be negative"),
+    "threshold": (1.5, "must be at least 0 and below 1"),
+    "workers": (-1, "must be at least 0"),
     "oracle_noise": (2.0, "at most 1"),
-    "cam_augmentation": ("nonsense", "no policy of timm"),
+    "cam_augmentation": ("nonsense", "not a policy of timm"),
     "cam_epochs": (0, "greater than 0"),
     "seg_lr": (-0.1, "greater than 0"),
     "cam_scales": ([], "at least one factor"),
     "seg_scales": ([1.0, 0.0], "all above 0"),
-    "seed": (-1, "must not be negative"),
-    "cam_min_crop": (0.0, "above 0"),
+    "seed": (-1, "must be at least 0"),
+    "cam_min_crop": (0.0, "must be greater than 0 and at most 1"),
     "seg_augment": ([2.0, 0.5], "the smallest first"),
     "window_stride": (97, "leaves gaps"),
     "clip_cell": (25, "does not divide crop_size 96"),
@@ -56,6 +56,21 @@ def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
     assert fragment in str(caught.value)
     assert str(value).strip("[]") in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_every_number_has_a_rule():
+    """A new parameter that nobody thought of would be refused by nothing."""
+    numbers = {name for name, value in DEFAULTS.items() if type(value) in (int, float)}
+    assert numbers <= RULES.keys()
+
+
+def test_rules_say_their_limits():
+    assert (str(POSITIVE), str(NOT_NEGATIVE)) == ("greater than 0", "at least 0")
+    closed, half_open = Between(0, 1), Between(0, 1, low_open=True, high_open=True)
+    assert (str(closed), str(half_open)) == ("at least 0 and at most 1", "greater than 0 and below 1")
+    assert not closed(0) and not closed(1) and not half_open(0.5) and not Between()(-1e300)
+    assert half_open(0) == "0 must be greater than 0 and below 1" and half_open(1) and closed(1.1) and closed(-0.1)
+    assert OneOf(("mean", "adaptive"))("meen") == "'meen' is unknown, did you mean mean?; one of mean, adaptive"
 
 
 @pytest.mark.parametrize("name", ["weights", "seg_weights"])
@@ -84,7 +99,7 @@ def test_good_values_pass():
 def test_the_crop_is_held_against_the_patch_of_its_own_backbone():
     own = {"seg_backbone": "vit_small_patch14_dinov2", "seg_patch": 0, "window_stride": 84, "clip_cell": 14}
     check_run(DEFAULTS | own | {"crop_size": 84})  # a multiple of 14, not of step 1's patch of 8
-    with pytest.raises(UserError, match="crop_size: 98 is no multiple of the patch of 16"):
+    with pytest.raises(UserError, match="crop_size: 98 is not a multiple of the patch of 16"):
         check_run(DEFAULTS | own | {"crop_size": 98, "seg_patch": 16})
 
 
@@ -108,7 +123,7 @@ def test_weights_that_have_to_be_fetched_are_fetched_beforehand(tmp_path, monkey
 
     own = {"seg_backbone": "vit_small_patch14_dinov2", "crop_size": 84, "window_stride": 84, "clip_cell": 14}
     check_run(DEFAULTS | own)
-    monkeypatch.setattr("weaktr.models.weights.pretrained_state", no_network)
+    monkeypatch.setattr("weaktr.workbench.checks.pretrained_state", no_network)
     check_run(DEFAULTS | own)
     with pytest.raises(OSError, match="no network"):
         check_run(DEFAULTS | own, weights=True)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from weaktr.workbench import presets
+from weaktr.workbench import keys, presets
 from weaktr.workbench.parameters import catalogue, check_parameters, declared_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -314,8 +314,27 @@ def test_published_presets_leave_nothing_of_the_method_to_the_demo():
 def test_presets_are_valid(name):
     preset = presets.get(name)
     check_parameters(preset.parameters, catalogue())
-    for word in ("Cost: ", "Expected: ", "Command: "):
-        assert word in presets.PRESETS[name].__doc__
+    assert preset.name == name
+    assert preset.summary and preset.cost and preset.expected
+    assert "make demo" in preset.command or "python -m weaktr" in preset.command
+
+
+def test_published_presets_say_how_they_differ_from_the_paper():
+    """A published number beside a run's own would else be taken for a like-for-like comparison."""
+    for name, preset in presets.PRESETS.items():
+        assert bool(preset.differences) == (name in presets.PUBLISHED)
+    for name, published in (("voc12_cam", "0.43"), ("coco14_cam", "0.42")):
+        preset = presets.get(name)
+        assert published in preset.differences and str(preset.parameters["threshold"]) == published
+        assert preset.parameters["cam_checkpoint"] == "last"
+    for dataset, labels in (("voc12", "69.0 %"), ("coco14", "41.9 %")):
+        for backbone in presets.BACKBONES:
+            assert labels in presets.get(f"{dataset}_{backbone}").differences
+    lines = presets.differences()
+    assert len(lines) == 4
+    assert lines[1].startswith(
+        "voc12_deit_s, voc12_dinov2_s, voc12_vit_s, voc12_eva02_s: Step 1 differs as in voc12_cam."
+    )
 
 
 def test_what_is_committed_stays_small():
@@ -332,3 +351,4 @@ def test_the_reference_run_is_what_the_demo_makes():
         if name != "06_ablations":
             assert json.loads((folder / "params.json").read_text()) | {"run_folder": "the other's name"} == now
             assert not json.loads((folder / "manifest.json").read_text())["git"]["dirty"]
+            assert not keys.stale(folder), "its key is no longer what a run with its parameters would have"

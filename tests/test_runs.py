@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from filelock import FileLock
 from hypothesis import given
@@ -80,14 +82,13 @@ def one_cell(tmp_path, source):
 
 
 def test_declared_parameters(tmp_path):
-    declared = one_cell(
-        tmp_path, 'lr: float = 1  # é rate\nname: str = "a#b"  # a # b\nscales: list = [1.0, 1.2]  # s\n'
-    )
+    declared = one_cell(tmp_path, 'lr: float = 1  # é rate\nname: str = "a#b"  # a # b\nscales: list = [1, 1.2]  # s\n')
     assert declared == {
         "lr": Parameter(float, 1.0, "é rate"),
         "name": Parameter(str, "a#b", "a # b"),
         "scales": Parameter(list, [1.0, 1.2], "s"),
     }
+    assert [type(scale) for scale in declared["scales"].default] == [float, float]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,8 @@ def test_declared_parameters(tmp_path):
         "a: list = [\n1]  # two lines",
         "print(1)  # no parameter",
         "n: int = 1  # once\nn: int = 2  # twice",
+        'a: list = [1, "b"]  # items of two types',
+        "a: list = [[1]]  # a list of lists",
     ],
 )
 def test_strict_parameters_cell(tmp_path, line):
@@ -143,6 +146,7 @@ DECLARED = {
         ("scales", "1, 1.5", [1.0, 1.5]),
         ("scales", "[1, 1.5]", [1.0, 1.5]),
         ("scales", (1,), [1.0]),
+        ("scales", [1, 1.5], [1.0, 1.5]),
         ("scales", "", []),
         ("names", "a, b", ["a", "b"]),
         ("names", "[a, b]", ["a", "b"]),
@@ -173,6 +177,8 @@ def test_values(name, given, value):
         ("scales", "1, big"),
         ("scales", "[1"),
         ("scales", 1.0),
+        ("scales", ["1"]),
+        ("names", [1]),
     ],
 )
 def test_wrong_types(name, given):
@@ -290,6 +296,30 @@ def test_weights_enter_the_key_by_content(tmp_path):
         weights.write_bytes(content)
         made.add(keys.stage_key(values, "", []))
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "start"),
+    [
+        ({}, ("vit", "step1.pth")),
+        ({"seg_weights": "step2.pth"}, ("vit", "step2.pth")),
+        ({"seg_backbone": "other"}, ("other", "")),  # never from the weights of another network
+        ({"seg_backbone": "other", "seg_weights": "step2.pth"}, ("other", "step2.pth")),
+    ],
+)
+def test_what_step_2_starts_from(own, start):
+    values = {"backbone": "vit", "weights": "step1.pth", "seg_backbone": "", "seg_weights": ""} | own
+    assert keys.starting_weights(values, step=1) == ("vit", "step1.pth")
+    assert keys.starting_weights(values, step=2) == start
+    assert keys.starting_weights({"backbone": "vit"}, step=2) == ("vit", "")
+
+
+def test_shipped_weights_of_either_step_enter_the_key():
+    """By content, as files that are given do: a package with others makes other stages."""
+    tiny, shipped = "weaktr_tiny_patch8_96", files.shipped_weights("weaktr_tiny_patch8_96")
+    given = {"backbone": "vit", "weights": "", "seg_backbone": tiny, "seg_weights": str(shipped)}
+    assert keys.stage_key(given, "", []) == keys.stage_key(given | {"seg_weights": ""}, "", [])
+    assert keys.stage_key(given, "", []) != keys.stage_key(given | {"seg_backbone": "vit", "seg_weights": ""}, "", [])
 
 
 def test_failing_cell(notebooks, go, tmp_path, capfd):
@@ -411,7 +441,7 @@ def test_open_stage_by_hand(notebooks, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds an unfinished stage"):
         open_stage("01_first", cell | {"lr": 0.2})  # its artefact alone is worth as much
     assert (stage.folder / "artefact.txt").exists()
-    with pytest.raises(ParameterError, match="lr: '1e-4' is no float"):
+    with pytest.raises(ParameterError, match="lr: '1e-4' is not a float"):
         open_stage("01_first", cell | {"lr": "1e-4"})
     with pytest.raises(ParameterError, match="seed, workers, lr not set; run the parameters cell"):
         open_stage("01_first", {"run_folder": "x"})
@@ -527,6 +557,98 @@ def test_finish_refuses_incomplete_records(tmp_path):
     with pytest.raises(ValueError, match="lacks list_size"):
         stage.finish([{"list": "val", "metric": "mIoU", "value": 1.0}])
     assert not (tmp_path / "metrics.json").exists()
+
+
+SEED = {"threshold": 0.4, "threshold_from": "rule", "scales": [1.0, 1.2], "oracle": False}  # as notebook 02 keeps it
+
+
+def test_a_record_says_all_that_its_number_depends_on(tmp_path, capsys):
+    stage = Stage("02_second", tmp_path, {})
+    made = stage.record("mIoU of CAM (seed)", np.float64(61.5), on="train", size=np.int64(5), crf=False, **SEED)
+    assert made == {
+        "stage": "02_second",
+        "list": "train",
+        "list_size": 5,
+        "metric": "mIoU of CAM (seed)",
+        "value": 61.5,
+        "crf": False,
+        **SEED,
+    }
+    assert type(made["value"]) is float and type(made["list_size"]) is int
+    bare = stage.record("mAP (image labels)", 50, on="val", size=9, mirrored=True, counts="seed")
+    assert (bare["crf"], bare["oracle"], bare["mirrored"], bare["counts"]) == (None, False, True, "seed")
+    stage.finish([made, bare])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == [made, bare]
+    row = capsys.readouterr().out.splitlines()[1].split("  ")
+    assert [cell.strip() for cell in row if cell] == [
+        "train (5)", "0.4 (rule)", "1.0, 1.2", "no", "mIoU of CAM (seed)", "61.50",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"metric": ""}, "needs a metric and a list"),
+        ({"on": float("nan")}, "needs a metric and a list"),
+        ({"size": 0}, "list val has 0 images"),
+        ({"threshold": 0.4}, "give both or none"),
+        ({"threshold_from": "rule"}, "give both or none"),
+    ],
+)
+def test_a_record_that_tells_too_little_is_refused(tmp_path, wrong, words):
+    good = {"metric": "mIoU", "value": 50.0, "on": "val", "size": 9}
+    stage = Stage("01_first", tmp_path, {})
+    stage.record(**good)
+    with pytest.raises(ValueError, match=words):
+        stage.record(**good | wrong)
+
+
+def test_every_committed_record_can_be_made_by_the_one_helper(tmp_path):
+    """Those of all six notebooks, as they are in the reference run."""
+    metrics = sorted((files.ROOT / "papermill_runs/reference").glob("0*/metrics.json"))
+    assert len(metrics) == 6
+    for path in metrics:
+        stage = Stage(path.parent.name, tmp_path / path.parent.name, {})
+        for record in json.loads(path.read_text()):
+            given = {name: value for name, value in record.items() if name not in ("stage", "list", "list_size")}
+            assert stage.record(**given, on=record["list"], size=record["list_size"]) == record
+
+
+def test_a_table_is_replaced_and_never_written_into(tmp_path):
+    """Runs of a sweep share a stage's files by hard links: what one writes must not change the other's."""
+    stage = Stage("01_first", tmp_path / "mine/01_first", {})
+    stage.write_table(pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25]}), "history")
+    (tmp_path / "other").mkdir()
+    others = tmp_path / "other/history.csv"
+    os.link(stage.folder / "history.csv", others)
+    stage.write_table(pd.DataFrame({"loss": [0.125]}, index=pd.Index([3], name="epoch")), "history", index=True)
+    assert others.read_text() == "epoch,loss\n1,0.5\n2,0.25\n"
+    assert (stage.folder / "history.csv").read_text() == "epoch,loss\n3,0.125\n"
+    with pytest.raises(AttributeError):
+        stage.write_table(None, "history")
+    assert {path.name for path in stage.folder.iterdir()} >= {"history.csv"}
+    assert (stage.folder / "history.csv").read_text() == "epoch,loss\n3,0.125\n", "whole or as it was"
+
+
+def test_a_stage_with_a_device_says_what_it_ran_on(tmp_path):
+    """Threads and precision belong to networks; a stage without them tells its memory alone, and loads no torch."""
+    code = f"""
+import json, sys
+from pathlib import Path
+from weaktr.workbench.stage import Stage
+folder = Path({str(tmp_path)!r})
+Stage("01_without", folder / "without", {{"device": "cpu"}}).finish([])
+assert "torch" not in sys.modules
+stage = Stage("02_with", folder / "with", {{"device": "auto"}})
+assert stage.device("cpu").type == "cpu"
+stage.finish([])
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, check=True)
+    without, with_device = (json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("without", "with"))
+    assert with_device.keys() - without.keys() == {"threads", "auto_precision"}
+    assert with_device["threads"] >= 1 and with_device["auto_precision"] in ("bf16", "fp32")
+    with pytest.raises(ParameterError, match="device 'tpu' is not there; give one of auto, cpu"):
+        Stage("01_first", tmp_path / "other", {}).device("tpu")
 
 
 def test_progress_lines(capsys, monkeypatch):

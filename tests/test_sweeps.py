@@ -142,7 +142,7 @@ def test_grid_and_variants_multiply(place):
     [
         ("seeds", "seed", r"unknown entry 'seed', did you mean seeds"),
         ("t = 0.8", "tt = 0.8", r"variant 'high'.*unknown parameter 'tt', did you mean t"),
-        ("t = 0.8", 't = "much"', r"variant 'high'.*parameter t: 'much' is no float"),
+        ("t = 0.8", 't = "much"', r"variant 'high'.*parameter t: 'much' is not a float"),
         ("t = 0.8", "t = 0.5", r"'low' and 'high' are the same"),
         ("t = 0.8", "workers = 5", r"'low' and 'high' are the same to 01_first, 02_second; remove"),
         ("[variants.high]", "[variants.low]", r"cannot be read .*variants"),

@@ -1,4 +1,9 @@
-"""What notebooks and `weaktr run` need: parameters, presets, stages, the runner. It knows no sweep."""
+"""The workbench: what notebooks and `weaktr run` need to turn parameters into the folder of a run.
+
+Parameters cells and presets, checks before a run, stage folders with keys and manifests, the runner and its kernels,
+reports of finished runs. It uses the method as the notebooks do. It does not know that there are sweeps, nor the
+command line; and it holds nothing of the method: a formula belongs in `method`, a figure in `plots`.
+"""
 
 from .explorer import interactive as explore
 from .stage import open_stage

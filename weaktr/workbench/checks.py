@@ -1,183 +1,407 @@
-"""What a run would stumble over later, refused before its first kernel starts: values, files, model, data."""
+"""What a run would stumble over later, refused before its first kernel starts: values, model, data, memory.
+
+Importing this module takes seconds, since what it checks needs torch and timm; those who check import it when they do.
+"""
 
 import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
+from timm.data import create_transform
 
 from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
+from ..device import pick_device
 from ..errors import DataError, ParameterError, UserError, near
 from ..files import resolve
+from ..method.cam_training import CHECKPOINTS
+from ..method.clipping import SCOPES
+from ..method.crf import LABEL_SETTINGS
+from ..models.backbones import make_vit
+from ..models.cam import CAM_KINDS, create_cam_model
+from ..models.fusion import FUSIONS, POOLS
+from ..models.segmenter import create_segmenter
+from ..models.weights import pretrained_state
 from ..processes import in_shares
+from .keys import starting_weights
 
-POSITIVE = (
-    *("image_size", "reduction", "cam_epochs", "cam_batch_size", "cam_lr", "variant_images", "crop_size", "base_size"),
-    *("last_k", "window_stride", "seg_epochs", "seg_batch_size", "seg_lr", "clip_cell"),
-)
-SHARES = ("drop_path", "threshold", "clip_start_share")
-NOT_NEGATIVE = ("seed", "workers", "seg_patch", "cam_weight_decay", "cam_warmup", "seg_min_lr", "clip_start_value")
-RULES = (  # names of parameters, what a value has to fulfil, the same in words
-    (POSITIVE, lambda value: value > 0, "be greater than 0"),
-    (NOT_NEGATIVE, lambda value: value >= 0, "not be negative"),
-    (SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1"),
-    (["cam_min_crop"], lambda value: 0 < value <= 1, "be above 0 and at most 1"),
-    (["oracle_noise"], lambda value: value <= 1, "be at most 1"),
-    (["seg_augment"], lambda value: len(value) == 2 and 0 < value[0] <= value[1], "be two factors, the smallest first"),
-    (["cam_scales", "seg_scales"], lambda value: value and min(value) > 0, "hold at least one factor, all above 0"),
-)
+Values = Mapping[str, Any]  # {name: value} of a run's parameters, types already checked
 
 
-def check_run(values, data=True, weights=False, extremes=None):
-    """Raise ParameterError, DataError or UserError for the first of a run's parameters that cannot work.
+# ── What a value has to fulfil ────────────────────────────────────────────────────────────────────────────────────
+Rule = Callable[[Any], str]  # what is wrong with a value, in words that follow its parameter's name; "" for nothing
 
-    values: {name: value} of all stages, types already checked; names that are missing are not looked at. data: read
-    every file that the run will read, not the lists alone. weights: load, and so fetch, those the run will start from.
-    → path and size of the data's largest and narrowest image, as read or as given by `extremes`, None where neither.
+
+@dataclass(frozen=True)
+class Between:
+    """The rule of a number between two limits, which it may reach where they are not open."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __call__(self, value: float) -> str:
+        """What is wrong with the value, "" for nothing."""
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return "" if above and below else f"{value} must be {self}"
+
+    def __str__(self) -> str:
+        limits = []
+        if self.low > -math.inf:
+            limits.append(f"{'greater than' if self.low_open else 'at least'} {self.low}")
+        if self.high < math.inf:
+            limits.append(f"{'below' if self.high_open else 'at most'} {self.high}")
+        return " and ".join(limits)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The rule of a name that is one of some."""
+
+    names: Collection[str]
+
+    def __call__(self, value: str) -> str:
+        """What is wrong with the value, "" for nothing."""
+        if value in self.names:
+            return ""
+        return f"{value!r} is unknown{near(value, self.names)}; one of {', '.join(self.names)}"
+
+
+def factors(value: list[float]) -> str:
+    """The rule of a list of factors by which images are scaled."""
+    return "" if value and min(value) > 0 else f"{value} must hold at least one factor, all above 0"
+
+
+def factor_range(value: list[float]) -> str:
+    """The rule of the smallest and the largest factor by which images are scaled."""
+    fits = len(value) == 2 and 0 < value[0] <= value[1]
+    return "" if fits else f"{value} must be two factors above 0, the smallest first"
+
+
+POSITIVE = Between(0, low_open=True)
+NOT_NEGATIVE = Between(0)
+SHARE = Between(0, 1, high_open=True)
+
+RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
+    # 01 CAM training
+    "image_size": POSITIVE,
+    "fusion": OneOf(FUSIONS),
+    "pool": OneOf(POOLS),
+    "reduction": POSITIVE,
+    "last_k": POSITIVE,
+    "drop_path": SHARE,
+    "cam_epochs": POSITIVE,
+    "cam_batch_size": POSITIVE,
+    "cam_lr": POSITIVE,
+    "cam_warmup": NOT_NEGATIVE,
+    "cam_weight_decay": NOT_NEGATIVE,
+    "cam_checkpoint": OneOf(CHECKPOINTS),
+    "cam_min_crop": Between(0, 1, low_open=True),
+    "seed": NOT_NEGATIVE,
+    "precision": OneOf(("auto", "bf16", "fp32")),
+    "workers": NOT_NEGATIVE,
+    # 02 CAM generation
+    "cam_scales": factors,
+    "cam_kind": OneOf(CAM_KINDS),
+    "threshold": SHARE,
+    "variant_images": POSITIVE,
+    # 03 pseudo labels
+    "crf_settings": OneOf(LABEL_SETTINGS),
+    # 04 online retraining
+    "seg_patch": NOT_NEGATIVE,
+    "crop_size": POSITIVE,
+    "base_size": POSITIVE,
+    "window_stride": POSITIVE,
+    "seg_scales": factors,
+    "seg_augment": factor_range,
+    "seg_epochs": POSITIVE,
+    "seg_batch_size": POSITIVE,
+    "seg_lr": POSITIVE,
+    "seg_min_lr": NOT_NEGATIVE,
+    "clip_scope": OneOf(SCOPES),
+    "clip_start_value": NOT_NEGATIVE,
+    "clip_start_share": SHARE,
+    "clip_cell": POSITIVE,
+    "oracle_noise": Between(high=1),
+}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of the data and its size in pixels."""
+
+    path: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Of all images that a run reads, the one with the most pixels and the one with the shortest side."""
+
+    largest: ImageFile
+    narrowest: ImageFile
+
+    @classmethod
+    def of(cls, images: list[ImageFile]) -> "Extremes":
+        """The extremes of some images, at least one."""
+        largest = max(images, key=lambda image: image.height * image.width)
+        narrowest = min(images, key=lambda image: min(image.height, image.width))
+        return cls(largest, narrowest)
+
+
+# ── A run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_run(
+    values: Values, data: bool = True, weights: bool = False, extremes: Extremes | None = None
+) -> Extremes | None:
+    """Refuses a run for the first of its parameters that cannot work.
+
+    Args:
+        values: {name: value} of all stages, types already checked; what a missing name stands for is not inspected.
+        data: read every file that the run will read, not the lists alone.
+        weights: load, and so fetch, the pretrained weights that the run will start from.
+        extremes: of the data, as returned by an earlier call, where this one does not read the files.
+
+    Returns:
+        The extremes of the data, as read or as given; None where neither.
+
+    Raises:
+        ParameterError: for a value.
+        DataError: for a list, an image or a mask.
+        UserError: for a backbone or a file of weights.
     """
-    from ..device import pick_device
-    from ..method.cam_training import CHECKPOINTS
-    from ..method.clipping import SCOPES
-    from ..method.crf import LABEL_SETTINGS
-    from ..models.cam import CAM_KINDS
-    from ..models.fusion import FUSIONS, POOLS
-
-    choices = {
-        "cam_kind": CAM_KINDS,
-        "fusion": FUSIONS,
-        "pool": POOLS,
-        "clip_scope": SCOPES,
-        "crf_settings": tuple(LABEL_SETTINGS),
-        "precision": ("auto", "bf16", "fp32"),
-        "cam_checkpoint": CHECKPOINTS,
-    }
-    for name, known in choices.items():
-        if name in values and values[name] not in known:
-            close = near(values[name], known)
-            raise ParameterError(f"parameter {name}: {values[name]!r} is unknown{close}; one of {', '.join(known)}")
-    for names, fits, rule in RULES:
-        for name in names:
-            if name in values and not fits(values[name]):
-                raise ParameterError(f"parameter {name}: {values[name]} must {rule}")
-    if {"crop_size", "window_stride"} <= values.keys() and values["window_stride"] > values["crop_size"]:
-        sizes = f"{values['window_stride']} leaves gaps between windows of crop_size {values['crop_size']}"
-        raise ParameterError(f"parameter window_stride: {sizes}")
-    if {"crop_size", "clip_cell"} <= values.keys() and values["crop_size"] % values["clip_cell"]:
-        sizes = f"{values['clip_cell']} does not divide crop_size {values['crop_size']}"
-        raise ParameterError(f"parameter clip_cell: {sizes}")
-    if {"base_size", "seg_scales"} <= values.keys() and values["base_size"] * min(values["seg_scales"]) < 1:
-        raise ParameterError(
-            f"parameter seg_scales: {min(values['seg_scales'])} leaves nothing of {values['base_size']}"
-        )
-    if values.get("cam_augmentation"):
-        from timm.data import create_transform
-
-        try:
-            create_transform(32, is_training=True, auto_augment=values["cam_augmentation"])
-        except (AssertionError, ValueError, KeyError) as error:
-            raise ParameterError(
-                f"parameter cam_augmentation: {values['cam_augmentation']!r} is no policy of timm; such as "
-                "rand-m9-mstd0.5-inc1"
-            ) from error
+    check_values(values)
     if values.get("photograph"):
         read_named(lambda path: read_image(resolve(path)), values, "photograph")
     pick_device(values.get("device", "auto"))
-    patch = _check_model(values, weights) if "backbone" in values else None
-    extremes = check_data(values, files=data) or extremes
+    patch = check_model(values, fetch=weights) if "backbone" in values else None
+    images = check_data(values, files=data)
+    if images:
+        extremes = Extremes.of(images)
     if extremes and patch and "cam_scales" in values:
-        (path, (height, width)), scale = extremes[1], min(values["cam_scales"])
-        if min(height, width) * scale < patch:
-            raise DataError(
-                f"{path} is {width}×{height} pixels: at scale {scale} it has no patch of {patch} pixels; raise "
-                "cam_scales, or take it off its list"
-            )
-        _check_memory(*extremes[0], max(values["cam_scales"]), patch, values["device"])
+        check_sizes(extremes, values, patch)
     return extremes
 
 
-def _check_model(values, weights):
-    from ..models.backbones import make_vit
-    from ..models.cam import create_cam_model
-    from ..models.segmenter import create_segmenter
-    from ..models.weights import pretrained_state
+# ── Values ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_values(values: Values) -> None:
+    """Refuses values out of range, unknown names, and values that do not fit each other, by ParameterError."""
+    for name, rule in RULES.items():
+        if name in values:
+            fault = rule(values[name])
+            if fault:
+                raise ParameterError(f"parameter {name}: {fault}")
+    _check_windows(values)
+    if values.get("cam_augmentation"):
+        _check_augmentation(values["cam_augmentation"])
 
+
+def _check_windows(values: Values) -> None:
+    """Crop, windows, cells and scales of step 2 against each other."""
+    crop = values.get("crop_size")
+    stride, cell = values.get("window_stride"), values.get("clip_cell")
+    if crop and stride and stride > crop:
+        raise ParameterError(f"parameter window_stride: {stride} leaves gaps between windows of crop_size {crop}")
+    if crop and cell and crop % cell:
+        raise ParameterError(f"parameter clip_cell: {cell} does not divide crop_size {crop}")
+    if {"base_size", "seg_scales"} <= values.keys():
+        smallest = min(values["seg_scales"])
+        if values["base_size"] * smallest < 1:
+            raise ParameterError(f"parameter seg_scales: {smallest} leaves nothing of {values['base_size']}")
+
+
+def _check_augmentation(policy: str) -> None:
+    try:
+        create_transform(32, is_training=True, auto_augment=policy)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ParameterError(
+            f"parameter cam_augmentation: {policy!r} is not a policy of timm; such as rand-m9-mstd0.5-inc1"
+        ) from error
+
+
+# ── Model ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_model(values: Values, fetch: bool = False) -> int:
+    """Builds the networks of both steps, from their weights where those are files.
+
+    Args:
+        values: as for `check_run`.
+        fetch: load, and so fetch, pretrained weights that are not files: without network this fails, before a run
+            that would need them has computed anything.
+
+    Returns:
+        The side of step 1's patches in pixels.
+
+    Raises:
+        ParameterError: for a backbone that does not fit other parameters.
+        UserError: for an unknown backbone, and for files that are missing or do not start it.
+    """
     for name in ("weights", "seg_weights"):
         if values.get(name) and not resolve(values[name]).is_file():
             raise UserError(
-                f"parameter {name}: {values[name]} does not exist or is no file; give one, or leave it empty"
+                f"parameter {name}: {values[name]} does not exist or is not a file; give one, or leave it empty"
             )
-    try:
-        names = ("image_size", "fusion", "pool", "reduction", "last_k")
-        options = {name: values[name] for name in names if name in values}
-        given = str(resolve(values["weights"])) if values["weights"] else ""
-        model = create_cam_model(values["backbone"], 1, pretrained=bool(given), weights=given, **options)
-    except (ValueError, AssertionError) as error:
-        raise ParameterError(f"backbone {values['backbone']} does not fit the parameters: {error}") from error
-    patch = seg_patch = model.encoder.vit.patch_embed.patch_size[0]
-    if values.get("seg_backbone"):
-        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=values["seg_patch"] or None)
-        seg_patch = vit.patch_embed.patch_size[0]
-    for name, side in (("image_size", patch), ("crop_size", values.get("seg_patch") or seg_patch)):
-        if values.get(name, side) % side:
-            raise ParameterError(f"parameter {name}: {values[name]} is no multiple of the patch of {side} pixels")
-    if values.get("seg_weights"):
-        own = {"image_size": values["crop_size"], "patch_size": values["seg_patch"] or None}
-        own["weights"] = str(resolve(values["seg_weights"]))
-        create_segmenter(values["seg_backbone"] or values["backbone"], 2, **own)
-    for name, file in (("backbone", "weights"), ("seg_backbone", "seg_weights")) if weights else ():
-        if values.get(name) and not values.get(file):
-            pretrained_state(values[name])  # now: a machine without network fails before it computes
+    patch = _check_cam_model(values)
+    _check_segmenter(values, patch)
+    if fetch:
+        for backbone, file in dict.fromkeys(starting_weights(values, step) for step in (1, 2)):
+            if not file:
+                pretrained_state(backbone)
     return patch
 
 
-def _check_memory(path, size, scale, patch, device):
-    """Of an image and its mirror, a head's scores, its map and the sum of all have N×N floats (`fusion.head_maps`)."""
-    import torch
+def _check_cam_model(values: Values) -> int:
+    backbone, file = starting_weights(values, step=1)
+    names = ("image_size", "fusion", "pool", "reduction", "last_k")
+    options = {name: values[name] for name in names if name in values}
+    if file:
+        options["weights"] = str(resolve(file))
+    try:
+        model = create_cam_model(backbone, 1, pretrained=bool(file), **options)
+    except (ValueError, AssertionError) as error:
+        raise ParameterError(f"backbone {backbone} does not fit the parameters: {error}") from error
+    patch = model.encoder.vit.patch_embed.patch_size[0]
+    _check_side("image_size", values, patch)
+    return patch
 
-    from ..device import pick_device
 
-    tokens = int(size[0] * scale) // patch * (int(size[1] * scale) // patch)
-    cuda = pick_device(device).type == "cuda"
-    there = torch.cuda.get_device_properties(0).total_memory if cuda else psutil.virtual_memory().total
-    need = 2 * 3 * 4 * tokens**2
-    if need > there:
+def _check_segmenter(values: Values, patch: int) -> None:
+    """Step 2's network. patch: side of step 1's patches, which it has where it names no other."""
+    patch_size = values.get("seg_patch") or None
+    if values.get("seg_backbone"):
+        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=patch_size)
+        patch = vit.patch_embed.patch_size[0]
+    _check_side("crop_size", values, patch_size or patch)
+    if values.get("seg_weights"):  # those of step 1 were read for its own network
+        backbone, file = starting_weights(values, step=2)
+        options = {"image_size": values["crop_size"], "patch_size": patch_size}
+        create_segmenter(backbone, 2, weights=str(resolve(file)), **options)
+
+
+def _check_side(name: str, values: Values, patch: int) -> None:
+    if name in values and values[name] % patch:
+        raise ParameterError(f"parameter {name}: {values[name]} is not a multiple of the patch of {patch} pixels")
+
+
+# ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_data(values: Values, files: bool = True) -> list[ImageFile]:
+    """Reads the lists that the parameters name and, unless `files` is False, every file that the run will read.
+
+    Returns:
+        All images with their sizes; none where the lists alone were read.
+
+    Raises:
+        DataError: at the first fault.
+    """
+    dataset = open_dataset(values["dataset"], values["data_root"])
+    mask_of = check_lists(dataset, values)
+    if not files or not mask_of:
+        return []
+    images = check_files(dataset, mask_of, values.get("workers", 1))
+    _check_labels(dataset, values)
+    return images
+
+
+def check_lists(dataset: Any, values: Values) -> dict[str, str | None]:
+    """Reads `train_list`, `eval_list` and `val_list`, those of them that the parameters have.
+
+    Returns:
+        {image id: the list that needs its mask, None where none does}. Masks are needed where they are evaluated, and
+        where a network learns from them.
+    """
+    if values.get("cam_checkpoint") == "oracle_miou" and not dataset.has_masks:
+        raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
+    mask_of: dict[str, str | None] = {}
+    for name in LISTS:
+        if name not in values:
+            continue
+        ids = read_named(dataset.ids, values, name)
+        needs_masks = dataset.has_masks
+        if name == "train_list":
+            _check_batches(len(ids), values)
+            needs_masks = values.get("oracle_noise", -1) >= 0
+        for image_id in ids:
+            if needs_masks:
+                mask_of[image_id] = values[name]
+            else:
+                mask_of.setdefault(image_id, None)
+    return mask_of
+
+
+def _check_batches(images: int, values: Values) -> None:
+    batch = max(values.get("cam_batch_size", 1), values.get("seg_batch_size", 1))
+    if images < batch:
         raise DataError(
-            f"{path} is {size[1]}×{size[0]} pixels: at scale {scale} its attention maps take {need / 1e9:.1f} GB, "
-            f"{there / 1e9:.1f} GB are there; shrink it to {100 * (there / need) ** 0.25:.0f} %, or lower cam_scales"
+            f"list {values['train_list']} has {images} images, fewer than a batch of {batch}; lower cam_batch_size or "
+            "seg_batch_size"
         )
 
 
-def check_data(parameters, files=True):
-    """Read every file the run will read, before it starts. parameters: the run's; raises DataError at the first fault.
+def check_files(dataset: Any, mask_of: Mapping[str, str | None], workers: int) -> list[ImageFile]:
+    """Reads all images, their labels, and the masks that are needed. mask_of: as from `check_lists`."""
+    ids = list(mask_of)
+    dataset.labels(ids[0])  # COCO's annotations are read here, not in every process
+    shares = in_shares(partial(_check_images, dataset=dataset, mask_of=mask_of), ids, workers)
+    return [image for share in shares for image in share]
 
-    The lists are those of `train_list`, `eval_list` and `val_list`; masks are needed only where they are evaluated.
-    files=False reads the lists alone. → path and size (height, width) of the largest image and of that with the
-    shortest side, None where none was read.
+
+def _check_images(ids: Iterable[str], *, dataset: Any, mask_of: Mapping[str, str | None]) -> list[ImageFile]:
+    images = []
+    for image_id in ids:
+        height, width = dataset.check_image(image_id, mask_of[image_id])[0].shape[:2]
+        images.append(ImageFile(dataset.image_path(image_id), height, width))
+    return images
+
+
+def _check_labels(dataset: Any, values: Values) -> None:
+    """Each list whose labels are used has an image that shows a class."""
+    lists = ["train_list", "eval_list"]
+    if values.get("cam_checkpoint") == "map":
+        lists.append("val_list")
+    for name in lists:
+        if name in values and not any(dataset.labels(image_id).any() for image_id in dataset.ids(values[name])):
+            raise DataError(
+                f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"
+            )
+
+
+# ── Sizes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_sizes(extremes: Extremes, values: Values, patch: int) -> None:
+    """The narrowest image has a patch at the smallest of `cam_scales`, the largest fits the memory at the largest one.
+
+    patch: side of step 1's patches in pixels. Raises DataError.
     """
-    dataset, needs_mask = open_dataset(parameters["dataset"], parameters["data_root"]), {}
-    batch = max(parameters.get("cam_batch_size", 1), parameters.get("seg_batch_size", 1))
-    if parameters.get("cam_checkpoint") == "oracle_miou" and not dataset.has_masks:
-        raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
-    for name in LISTS:
-        if name in parameters:
-            ids = read_named(dataset.ids, parameters, name)
-            if name == "train_list" and len(ids) < batch:
-                raise DataError(
-                    f"list {parameters[name]} has {len(ids)} images, fewer than a batch of {batch}; lower "
-                    "cam_batch_size or seg_batch_size"
-                )
-            masks = parameters.get("oracle_noise", -1) >= 0 if name == "train_list" else dataset.has_masks
-            needs_mask |= {i: parameters[name] if masks else needs_mask.get(i) for i in ids}
-    if files:
-        dataset.labels(next(iter(needs_mask)))  # COCO's annotations are read here, not in every process
-        job = partial(_check_images, dataset=dataset, needs_mask=needs_mask)
-        sizes = [one for share in in_shares(job, list(needs_mask), parameters.get("workers", 1)) for one in share]
-        labelled = ("train_list", "eval_list", *["val_list"] * (parameters.get("cam_checkpoint") == "map"))
-        for name in (parameters[name] for name in labelled if name in parameters):
-            if not any(dataset.labels(image_id).any() for image_id in dataset.ids(name)):
-                raise DataError(f"list {name}: no image of it shows a class; without labels there is nothing to go by")
-        return max(sizes, key=lambda one: math.prod(one[1])), min(sizes, key=lambda one: min(one[1]))
+    image, scale = extremes.narrowest, min(values["cam_scales"])
+    if min(image.height, image.width) * scale < patch:
+        raise DataError(
+            f"{image.path} is {image.width}×{image.height} pixels: at scale {scale} it has no patch of {patch} pixels; "
+            "raise cam_scales, or take it off its list"
+        )
+    check_memory(extremes.largest, max(values["cam_scales"]), patch, values["device"])
 
 
-def _check_images(ids, *, dataset, needs_mask):
-    return [(dataset.image_path(i), dataset.check_image(i, needs_mask[i])[0].shape[:2]) for i in ids]
+def check_memory(image: ImageFile, scale: float, patch: int, device_name: str) -> None:
+    """Refuses an image whose attention maps fit no memory, by DataError.
+
+    Even where maps are not kept, an image and its mirror have three N×N arrays in float32 at a time: the scores of a
+    head, its map, and the sum of all maps so far.
+    """
+    tokens = (int(image.height * scale) // patch) * (int(image.width * scale) // patch)
+    needed = 2 * 3 * 4 * tokens**2  # bytes
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = psutil.virtual_memory().total
+    if needed > memory:
+        percent = 100 * (memory / needed) ** 0.25  # of the sides: memory grows with their fourth power
+        raise DataError(
+            f"{image.path} is {image.width}×{image.height} pixels: at scale {scale} its attention maps take "
+            f"{needed / 1e9:.1f} GB, {memory / 1e9:.1f} GB are there; shrink it to {percent:.0f} %, or lower cam_scales"
+        )

@@ -3,76 +3,135 @@
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from ..data import LISTS, open_dataset, read_named
 from ..files import read_json, resolve, shipped_weights
 
-WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # do not enter a stage's key: results stay
-WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data have a fingerprint, wherever they lie
+WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # another value of these makes no result stale
+WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data enter by their fingerprint, wherever they lie
 
 
-def stage_key(parameters, fingerprint, inputs):
-    """The key of a stage: sha256 over its parameters, the data's fingerprint and the stage folders before it.
+class DataSource(NamedTuple):
+    """The data set that a run's parameters name."""
 
-    Pretrained weights from a file, given or shipped, enter by their content.
+    ids: Callable[[str], list[str]]  # of a list's name; each list is read once
+    fingerprint: str
+
+
+def starting_weights(values: Mapping[str, Any], step: int) -> tuple[str, str]:
+    """What the training of a step starts from.
+
+    Step 2 has the backbone and the weights of step 1 unless it names its own. A backbone of its own never starts from
+    the weights of step 1, which are another network's.
+
+    Args:
+        values: {name: value} of a run's or a stage's parameters.
+        step: 1 or 2.
+
+    Returns:
+        The name of the backbone and the file of its weights, "" for the shipped or downloaded ones.
+    """
+    backbone, weights = values.get("backbone", ""), values.get("weights", "")
+    if step == 1:
+        return backbone, weights
+    own_backbone, own_weights = values.get("seg_backbone", ""), values.get("seg_weights", "")
+    if own_backbone:
+        return own_backbone, own_weights
+    return backbone, own_weights or weights
+
+
+def stage_key(parameters: Mapping[str, Any], fingerprint: str, inputs: Iterable[Path]) -> str:
+    """The key of a stage, a sha256.
+
+    Args:
+        parameters: {name: value} of the stage.
+        fingerprint: as from `data_fingerprint`.
+        inputs: the folders of all stages before it.
     """
     effective = {name: value for name, value in parameters.items() if name not in WITHOUT_KEY}
-    for prefix in ("", "seg_"):
-        backbone, given = parameters.get(f"{prefix}backbone"), parameters.get(f"{prefix}weights")
-        weights = resolve(given) if given else shipped_weights(backbone)
-        if weights.is_file():
-            effective[f"{prefix}weights"] = _content(weights, weights.stat().st_mtime_ns)
+    effective |= _weights_by_content(parameters)
     made = [identity(folder) for folder in inputs]
     return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
 
 
+def _weights_by_content(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of each file of pretrained weights, given or shipped, under the parameter that names it."""
+    starts = {"weights": starting_weights(parameters, step=1)}
+    if parameters.get("seg_backbone") or parameters.get("seg_weights"):  # else step 2 starts from what step 1 does
+        starts["seg_weights"] = starting_weights(parameters, step=2)
+    contents = {}
+    for name, (backbone, given) in starts.items():
+        file = resolve(given) if given else shipped_weights(backbone)
+        if file.is_file():
+            contents[name] = _content(file, file.stat().st_mtime_ns)
+    return contents
+
+
 @functools.lru_cache(maxsize=16)
-def _content(path, changed):
+def _content(path: Path, changed: int) -> str:
     """The hash of a file as it was when it was last changed."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def code_digest(notebook):
+def code_digest(notebook: Path) -> str:
     """The hash of a notebook and of the package: not in the key, as most changes of code leave results as they are."""
-    files = sorted(path for path in (notebook, *Path(__file__).parents[1].rglob("*.py")) if path.is_file())
+    package = Path(__file__).parents[1]
+    files = sorted(path for path in (notebook, *package.rglob("*.py")) if path.is_file())
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def identity(folder):
-    """Key and birth of the finished stage in `folder`, new whenever it is made again; None where unfinished."""
-    manifest = read_json(folder / "manifest.json")
-    return [manifest.get("key"), manifest.get("made")] if (folder / "metrics.json").exists() else None
-
-
-def finished_key(folder):
+def finished_key(folder: Path) -> str | None:
     """The key under which the stage in `folder` was finished; None where it was not."""
     return read_json(folder / "manifest.json").get("key") if (folder / "metrics.json").exists() else None
 
 
-def stale(folder):
+def identity(folder: Path) -> list[str | None] | None:
+    """Key and birth of the finished stage in `folder`, new whenever it is made again; None where it is unfinished."""
+    if not (folder / "metrics.json").exists():
+        return None
+    manifest = read_json(folder / "manifest.json")
+    return [manifest.get("key"), manifest.get("made")]
+
+
+def stale(folder: Path) -> bool:
     """Whether the finished stage in `folder` was made from other weights or earlier stages than lie there now.
 
-    The data are taken to be what they were. A stage that reads sweeps has its inputs elsewhere and is never stale.
+    The data are assumed not to have changed. A stage that reads sweeps has its inputs elsewhere and is never stale.
     """
-    parameters, manifest = read_json(folder / "params.json"), read_json(folder / "manifest.json")
+    parameters = read_json(folder / "params.json")
+    if "sweeps" in parameters:
+        return False
+    manifest = read_json(folder / "manifest.json")
     fingerprint = manifest.get("data_fingerprint", "") if "dataset" in parameters else ""
     before = [other for other in sorted(folder.parent.glob("[0-9][0-9]_*")) if other.name < folder.name]
-    return "sweeps" not in parameters and manifest.get("key") != stage_key(parameters, fingerprint, before)
+    return manifest.get("key") != stage_key(parameters, fingerprint, before)
 
 
-def data_source(values):
-    """Of the data set that the parameters name: its `ids`, each list read once, and its fingerprint; else None."""
-    from ..data import open_dataset
+def data_source(values: Mapping[str, Any]) -> DataSource | None:
+    """The data set that the parameters name; None where they name none."""
+    if "dataset" not in values:
+        return None
+    dataset = open_dataset(values["dataset"], values.get("data_root", ""))
+    return DataSource(functools.cache(dataset.ids), dataset.fingerprint())
 
-    dataset = open_dataset(values["dataset"], values.get("data_root", "")) if "dataset" in values else None
-    return dataset and (functools.cache(dataset.ids), dataset.fingerprint())
 
+def data_fingerprint(values: Mapping[str, Any], source: DataSource | None) -> str:
+    """What a stage's data are: the fingerprint of the data set and that of the lists which its parameters name.
 
-def data_fingerprint(values, source):
-    """What a stage's data are: the fingerprint of their set and that of the lists which its parameters name."""
-    from ..data import LISTS, read_named
+    Args:
+        values: {name: value} of the stage's parameters.
+        source: as from `data_source`, read once for all stages of a run.
 
+    Returns:
+        The two fingerprints, joined; "" for a stage that reads no data set.
+
+    Raises:
+        DataError: for a list that cannot be read, with the parameter that names it.
+    """
     if source is None or "dataset" not in values:
         return ""
-    ids = [read_named(source[0], values, name) for name in LISTS if name in values]
-    return f"{source[1]}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:16]}"
+    ids = [read_named(source.ids, values, name) for name in LISTS if name in values]
+    return f"{source.fingerprint}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:16]}"

@@ -1,26 +1,34 @@
 """What the paper published for a preset, and whether a run may be held against it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from .keys import WITHOUT_EFFECT
 from .parameters import catalogue, check_parameters
 from .presets import PUBLISHED, get
 
+FREE = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}  # where, how and from what seed a run was made
 
-def published(preset, record):
-    """The published value that a metrics record of a run of `preset` is to be held against; None for none."""
-    val, train = PUBLISHED.get(preset, (None, None))
-    if not record["crf"] or record.get("oracle"):
+
+def published(preset: str, record: Mapping[str, Any]) -> float | None:
+    """The published mIoU (%) that a metrics record of a run of `preset` is to be held against; None for none.
+
+    All published numbers are with CRF. A number for which masks were used here (oracle) is held against none.
+    """
+    if preset not in PUBLISHED or not record["crf"] or record.get("oracle"):
         return None
-    if record["metric"] == "mIoU of CAM label" and preset in PUBLISHED:
-        return PUBLISHED[f"{preset.split('_')[0]}_cam"][1]
-    if record["metric"] != "mIoU of mask" or val is None:
+    if record["metric"] == "mIoU of CAM label":
+        dataset = preset.split("_")[0]
+        return PUBLISHED[f"{dataset}_cam"][1]
+    val, train = PUBLISHED[preset]
+    if record["metric"] != "mIoU of mask" or val is None:  # a preset of step 1 alone publishes no mask
         return None
     return {"val": val, "train": train}.get(record["list"])
 
 
-def as_published(preset, parameters):
-    """Whether a run's parameters, or some of them, are a published preset's, wherever, however and from what seed."""
+def as_published(preset: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a run's parameters, or some of them, are those of a published preset, all but the ones in FREE."""
     if preset not in PUBLISHED:
         return False
     expected = check_parameters(get(preset).parameters, catalogue())
-    free = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}
-    return all(expected.get(name) == value for name, value in parameters.items() if name not in free)
+    return all(expected.get(name) == value for name, value in parameters.items() if name not in FREE)

@@ -4,39 +4,57 @@ A run has one folder per stage, `<run_folder>/<NN_stage>/`, and stages meet only
 `params.json`, `manifest.json`, `history.csv`, artefacts, `figures/`, and `metrics.json`, written last: its presence
 means finished. A stage's key is the hash of its own parameters, the data's fingerprint and the keys of all stages
 before it; what lies in its folder under another key is never used.
+
+Files of a stage are replaced, never rewritten in place: runs of a sweep that share a stage share its files by hard
+links, and what is written into one of them would change them all.
 """
 
 import os
 import shutil
+import sys
 import time
 import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from ..errors import ParameterError, UserError
 from ..files import atomic, read_json, remove_leftovers, resolve, write_json
 from ..progress import Progress
 from .keys import WITHOUT_KEY, code_digest, data_fingerprint, data_source, finished_key, stage_key
-from .manifest import _now, _usage, environment
-from .parameters import NOTEBOOKS, checked, declared_parameters, stage_notebooks
+from .manifest import environment, now, usage
+from .parameters import NOTEBOOKS, Parameter, checked, declared_parameters, stage_notebooks
 from .text import aligned, results_rows
 
-RUNNER = "WEAKTR_RUNNER"  # set by `weaktr.runs.run` in its kernels: the folder of the notebooks
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+
+RUNNER = "WEAKTR_RUNNER"  # set in the kernels of `weaktr run`: the folder of the notebooks
 MOST_ROWS = 40  # of a stage's results that are printed
+REQUIRED = ("list", "list_size", "metric", "value")  # of a metrics record
+WHERE_THEY_APPLY = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
 
 
-def remove(folder):
-    """Take a folder away in one step, whatever happens next, then delete it, with what killed processes left of it."""
+# ── Folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def remove(folder: Path) -> None:
+    """Rename a folder out of the way, which is atomic, then delete it and what earlier attempts left of it."""
     folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.gone"))
     for gone in folder.parent.glob(f".{folder.name}.*.gone"):
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def hold(folder, file):
-    """Lock a run's or a stage's `folder` by `file` → the lock, held until its `with` ends; a process may hold it twice.
+def hold(folder: Path, file: Path) -> AcquireReturnProxy:
+    """Lock the folder of a run or a stage by a file. The lock is re-entrant within a process.
 
-    Raises UserError for a folder in which another process is at work, and for one that cannot be written.
+    Returns:
+        The lock, a context manager; it is held until its `with` ends.
+
+    Raises:
+        UserError: for a folder in which another process is at work, and for one that cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +62,29 @@ def hold(folder, file):
     except Timeout as error:
         raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
+        raise _unwritable(folder, error) from error
 
 
-def prepare(folder, key, facts, clear=False):
-    """Makes `folder` hold only what was made under `key`, for an unfinished stage to resume from; nothing if `clear`.
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder")
 
-    Files that a killed process left half written are deleted. Starts its manifest with `facts`, its key and its birth.
-    → the folder's lock, as from `hold`. Raises UserError for a folder with files that no run made, and as `hold` does.
+
+def prepare(folder: Path, key: str, facts: Mapping[str, Any], clear: bool = False) -> AcquireReturnProxy:
+    """Make a stage's folder hold only what was made under its key, which an unfinished stage resumes from.
+
+    Files that a killed process left half written are deleted. The manifest begins with the key and the stage's birth.
+
+    Args:
+        folder: of the stage.
+        key: as from `stage_key`.
+        facts: more for the manifest, such as data_fingerprint and preset.
+        clear: keep nothing.
+
+    Returns:
+        The folder's lock, as from `hold`.
+
+    Raises:
+        UserError: for a folder with files that no run made, and as `hold` does.
     """
     lock = hold(folder, folder.with_name(f".{folder.name}.lock"))
     try:
@@ -65,113 +98,169 @@ def prepare(folder, key, facts, clear=False):
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         made = {"stage": folder.name, "key": key, "made": uuid.uuid4().hex}
-        write_json(folder / "manifest.json", made | facts | before)
+        write_json(folder / "manifest.json", made | dict(facts) | before)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error}); make room, or choose another run_folder") from error
+        raise _unwritable(folder, error) from error
     return lock
 
 
-def worth_keeping(folder, key):
+def worth_keeping(folder: Path, key: str) -> str:
     """What is lost if a stage is made under `key`: "a finished" or "an unfinished" one of another, or nothing ("")."""
     if read_json(folder / "manifest.json").get("key") == key:
         return ""
     if finished_key(folder) is not None:
         return "a finished"
-    of_any = {"manifest.json", "params.json", "notebook.ipynb"}
-    made = (path for path in folder.rglob("*") if path.parent != folder / "figures" and path.name not in of_any)
-    return "an unfinished" if any(path.is_file() for path in made) else ""
+    of_every_stage = {"manifest.json", "params.json", "notebook.ipynb"}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in of_every_stage and path.parent != folder / "figures":
+            return "an unfinished"
+    return ""
 
 
-def changes(folder, parameters):
+def changes(folder: Path, parameters: Mapping[str, Any]) -> str:
     """What differs between a stage's folder and `parameters`, in words, for the person whose results are at stake."""
     before = read_json(folder / "params.json")
-    names = [n for n, value in parameters.items() if n not in WITHOUT_KEY and before.get(n, value) != value]
-    text = ", ".join(f"{name} {before[name]!r} → {parameters[name]!r}" for name in names)
-    return text or "an earlier stage, the data or the weights changed"
+    changed = []
+    for name, value in parameters.items():
+        if name in before and name not in WITHOUT_KEY and before[name] != value:
+            changed.append(f"{name} {before[name]!r} → {value!r}")
+    return ", ".join(changed) or "an earlier stage, the data or the weights changed"
 
 
-def interactive():
+# ── A notebook's stage ────────────────────────────────────────────────────────────────────────────────────────────
+def interactive() -> bool:
     """Whether a person runs the notebook; False under the runner, where widgets would be in the way."""
     return RUNNER not in os.environ
 
 
-def open_stage(name, namespace):
+def _notebooks() -> Path:
+    """The folder of the notebooks: the runner's, else that of the repository."""
+    return Path(os.environ.get(RUNNER, NOTEBOOKS))
+
+
+def open_stage(name: str, namespace: Mapping[str, Any]) -> "Stage":
     """The Stage of notebook `name`; call it right after the parameters cell with `globals()`.
 
     Takes the declared parameters out of `namespace`, writes params.json and starts manifest.json; those of a finished
-    stage stay as they are until it finishes anew. By hand, what was made with other parameters, finished or half
-    trained, is never cleared: that raises UserError and says what differs.
-    Raises ParameterError for a missing parameter or one of the wrong type.
+    stage stay as they are until it is finished again. When a person runs the notebook, results of other parameters,
+    finished or half trained, are never cleared.
+
+    Raises:
+        ParameterError: for a missing parameter or one of the wrong type.
+        UserError: for a folder with results of other parameters, with what differs.
     """
-    notebooks = Path(os.environ.get(RUNNER, NOTEBOOKS))
-    declared = declared_parameters(notebooks / f"{name}.ipynb")
-    if missing := [parameter for parameter in declared if parameter not in namespace]:
-        raise ParameterError(f"{name}: {', '.join(missing)} not set; run the parameters cell first")
-    values = {
-        parameter: checked(parameter, namespace[parameter], kind, default if kind is list else ())
-        for parameter, (kind, default, _) in declared.items()
-    }
-    folder, lock = resolve(values["run_folder"]) / name, None
-    if interactive():
-        before = [path.stem for path in stage_notebooks(notebooks) if path.stem < name]
-        fingerprint = data_fingerprint(values, data_source(values))
-        key = stage_key(values, fingerprint, [folder.parent / other for other in before])
-        if lost := worth_keeping(folder, key):
-            raise UserError(
-                f"{folder} holds {lost} stage ({changes(folder, values)}); choose another run_folder and copy the "
-                "folders of the stages before it there, or delete this one if it is not needed"
-            )
-        if finished_key(folder) is None:
-            lock = prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
+    declared = declared_parameters(_notebooks() / f"{name}.ipynb")
+    values = _declared_values(name, declared, namespace)
+    folder = resolve(values["run_folder"]) / name
+    lock = _prepare_by_hand(folder, values) if interactive() else None
     return Stage(name, folder, values, lock)
+
+
+def _declared_values(stage: str, declared: Mapping[str, Parameter], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [name for name in declared if name not in namespace]
+    if missing:
+        raise ParameterError(f"{stage}: {', '.join(missing)} not set; run the parameters cell first")
+    return {name: checked(name, namespace[name], parameter) for name, parameter in declared.items()}
+
+
+def _prepare_by_hand(folder: Path, values: Mapping[str, Any]) -> AcquireReturnProxy | None:
+    """What the runner does before it starts a notebook. None for a finished stage, which is only inspected."""
+    stages = [path.stem for path in stage_notebooks(_notebooks())]
+    before = [folder.parent / stage for stage in stages if stage < folder.name]
+    fingerprint = data_fingerprint(values, data_source(values))
+    key = stage_key(values, fingerprint, before)
+    lost = worth_keeping(folder, key)
+    if lost:
+        raise UserError(
+            f"{folder} holds {lost} stage ({changes(folder, values)}); choose another run_folder and copy the "
+            "folders of the stages before it there, or delete this one if it is not needed"
+        )
+    if finished_key(folder) is not None:
+        return None
+    return prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
 
 
 class Stage:
     """One stage's folder while its notebook runs.
 
-    name: as the notebook, "01_cam_training". folder, figures: Path. parameters: {name: value}. lock: as from `hold`,
-    until the stage is finished.
+    Attributes:
+        name: as the notebook, "01_cam_training".
+        folder: of the stage.
+        figures: the folder of its figures.
+        parameters: {name: value}.
     """
 
-    def __init__(self, name, folder, parameters, lock=None):
-        self.name, self.folder, self.parameters, self._lock = name, folder, parameters, lock
+    def __init__(
+        self, name: str, folder: Path, parameters: dict[str, Any], lock: AcquireReturnProxy | None = None
+    ) -> None:
+        """Starts the manifest of a stage that is not finished. lock: as from `hold`, released by `finish`."""
+        self.name = name
+        self.folder = folder
         self.figures = folder / "figures"
-        self.figures.mkdir(parents=True, exist_ok=True)
+        self.parameters = parameters
+        self._lock = lock
+        self._device: torch.device | None = None  # once the notebook asked for one
         self._start = time.monotonic()
         self._manifest = read_json(folder / "manifest.json")
+        self.figures.mkdir(parents=True, exist_ok=True)
         if finished_key(folder) is None:
-            notebook = Path(os.environ.get(RUNNER, NOTEBOOKS)) / f"{name}.ipynb"
-            own = {"seed": parameters.get("seed"), "start": _now(), "code": code_digest(notebook)}
-            if "start" in self._manifest:  # an earlier pass did not come to its end
-                earlier = {name: self._manifest[name] for name in ("start", "git", "code")}
-                own["passes"] = [*self._manifest.get("passes", []), earlier]
-            self._manifest |= environment() | own
-            self._write()
+            self._begin_manifest()
 
-    def __getstate__(self):
-        """For a process of its own, which shows progress and holds no lock."""
-        return vars(self) | {"_lock": None}
+    def _begin_manifest(self) -> None:
+        code = code_digest(_notebooks() / f"{self.name}.ipynb")
+        own: dict[str, Any] = {"seed": self.parameters.get("seed"), "start": now(), "code": code}
+        if "start" in self._manifest:  # an earlier pass did not come to its end
+            earlier = {name: self._manifest[name] for name in ("start", "git", "code")}
+            own["passes"] = [*self._manifest.get("passes", []), earlier]
+        self._manifest |= environment() | own
+        self._write()
 
-    def _write(self):
+    def _write(self) -> None:
         write_json(self.folder / "params.json", self.parameters)
         write_json(self.folder / "manifest.json", self._manifest)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process of its own, which shows progress and holds no lock."""
+        return vars(self) | {"_lock": None}
+
     @property
-    def origin(self):
+    def origin(self) -> dict[str, Any]:
         """What a checkpoint made here says of its making: preset, data fingerprint and seed."""
         return {name: self._manifest[name] for name in ("preset", "data_fingerprint", "seed")}
 
-    def input(self, name):
+    def input(self, name: str) -> Path:
         """The folder of the finished stage `name` of this run. Raises UserError where it is not finished."""
         folder = self.folder.parent / name
         if finished_key(folder) is None:
             raise UserError(f"{folder}: {self.name} needs the finished stage {name}; run notebook {name} first")
         return folder
 
-    def show(self, figure, name, table=None, *, shown=True):
-        """Saves a matplotlib figure as figures/<name>.png (150 dpi) and .pdf, displays it if `shown`, and closes it.
+    def device(self, name: str) -> "torch.device":
+        """The device on which this stage's networks run; the manifest will tell of it.
 
-        table: the DataFrame that it draws, saved as figures/<name>.csv; its index too where that has a name.
+        Args:
+            name: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            ParameterError: for a device that this machine does not have.
+        """
+        from ..device import pick_device  # not above: a stage without networks must not wait for torch
+
+        self._device = pick_device(name)
+        return self._device
+
+    def progress(self, total: int, unit: str = "images", label: str = "", of: str = "") -> Progress:
+        """A Progress whose lines start with the stage's name, what it is `of`, and `label`."""
+        return Progress(" · ".join(filter(None, (self.name, of, label))), total, unit)
+
+    def show(self, figure: "Figure", name: str, table: "pd.DataFrame | None" = None, *, shown: bool = True) -> None:
+        """Save a figure as figures/<name>.png (150 dpi) and .pdf, display it if `shown`, and close it.
+
+        Args:
+            figure: of matplotlib.
+            name: of its files, without ending.
+            table: what the figure draws, saved as figures/<name>.csv; with its index where that has a name.
+            shown: whether the notebook shows it.
         """
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
@@ -182,37 +271,128 @@ class Stage:
             figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
         if table is not None:
-            with atomic(self.figures / f"{name}.csv") as path:
-                table.to_csv(path, index=table.index.name is not None)
+            _write_csv(table, self.figures / f"{name}.csv", index=table.index.name is not None)
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 
-    def progress(self, total, unit="images", label="", of=""):
-        """A Progress whose lines start with the stage's name, what it is `of`, and `label`."""
-        return Progress(" · ".join(filter(None, (self.name, of, label))), total, unit)
+    def write_table(self, table: "pd.DataFrame", name: str, index: bool = False) -> None:
+        """Save a table as <name>.csv in the stage's folder, in place of an earlier one.
 
-    def finish(self, records):
-        """Writes metrics.json, which marks the stage finished, completes the manifest and prints the results.
-
-        The manifest of a stage that was finished before stays: it says what made its files, and nothing made them anew.
-        records: dicts with list, list_size, metric and value, and where they apply threshold, threshold_from, scales,
-        crf and oracle (True: pixel masks had a part in it). Raises ValueError where one of the four is missing.
+        Args:
+            table: of pandas.
+            name: of the file, without ending.
+            index: whether to save the index too.
         """
-        rest = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
-        records = [{"stage": self.name} | rest | record for record in records]
+        _write_csv(table, self.folder / f"{name}.csv", index)
+
+    def record(  # noqa: PLR0913  (all that tells a number from others, each by its name)
+        self,
+        metric: str,
+        value: float,
+        *,
+        on: str,
+        size: int,
+        crf: bool | None = None,
+        oracle: bool = False,
+        threshold: float | None = None,
+        threshold_from: str | None = None,
+        scales: Sequence[float] | None = None,
+        mirrored: bool | None = None,
+        counts: str = "",
+    ) -> dict[str, Any]:
+        """One number for `finish`, with all that it depends on.
+
+        Args:
+            metric: what was measured, "mIoU of mask".
+            value: of the metric, a share in percent.
+            on: the list of images that it was measured on.
+            size: how many images the list has.
+            crf: whether the masks were refined by a CRF; None where that does not apply.
+            oracle: whether pixel masks had a part in it, other than measuring.
+            threshold: the background score, where there is one.
+            threshold_from: how that was chosen.
+            scales: of the images that maps or predictions were summed over.
+            mirrored: whether each scale was also mirrored.
+            counts: the name in the stage's counts.npz of the pixels behind the value.
+
+        Raises:
+            ValueError: for a record without metric, list or images, and for a threshold without its origin.
+        """
+        if not isinstance(metric, str) or not metric or not isinstance(on, str) or not on:
+            raise ValueError(f"a record needs a metric and a list; given are {metric!r} and {on!r}")
+        if size < 1:
+            raise ValueError(f"{metric}: list {on} has {size} images; a value is measured on at least one")
+        if (threshold is None) != (threshold_from is None):
+            raise ValueError(f"{metric}: threshold {threshold!r} is from {threshold_from!r}; give both or none")
+        record = {
+            "stage": self.name,
+            "list": on,
+            "list_size": int(size),
+            "metric": metric,
+            "value": float(value),
+            "threshold": None if threshold is None else float(threshold),
+            "threshold_from": threshold_from,
+            "scales": None if scales is None else list(scales),
+            "crf": None if crf is None else bool(crf),
+            "oracle": bool(oracle),
+        }
+        if mirrored is not None:
+            record["mirrored"] = bool(mirrored)
+        if counts:
+            record["counts"] = counts
+        return record
+
+    def finish(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write metrics.json, which marks the stage finished, complete the manifest and print the results.
+
+        The manifest of a stage that was finished before stays: it says what made its files, and none was recomputed.
+
+        Args:
+            records: as from `record`, or dicts with list, list_size, metric and value, and where they apply threshold,
+                threshold_from, scales, crf and oracle.
+
+        Raises:
+            ValueError: where a record lacks one of the first four.
+        """
+        records = [{"stage": self.name} | WHERE_THEY_APPLY | dict(record) for record in records]
         for record in records:
-            if missing := {"list", "list_size", "metric", "value"} - record.keys():
-                raise ValueError(f"metrics record {record} lacks {', '.join(sorted(missing))}")
+            missing = sorted(set(REQUIRED) - record.keys())
+            if missing:
+                raise ValueError(f"metrics record {record} lacks {', '.join(missing)}")
         if finished_key(self.folder) is None:
-            spent = self._manifest.get("seconds", 0) + time.monotonic() - self._start  # with passes before, same key
-            ended = {"end": _now(), "seconds": round(spent, 1)}
-            self._manifest |= _usage(self.parameters.get("device", "auto")) | ended
+            self._end_manifest()
         self._write()
         write_json(self.folder / "metrics.json", records)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
         if self._lock:
             self._lock.lock.release(force=True)
-        rows = [row[1:] for row in results_rows(records)]  # the stage is known here
-        few = aligned(rows) if records else "no masks, so nothing was measured"
-        print(few if len(records) <= MOST_ROWS else f"{len(records)} records in metrics.json", flush=True)
+        _print_results(records)
+
+    def _end_manifest(self) -> None:
+        seconds = self._manifest.get("seconds", 0)  # of earlier passes under the same key
+        seconds += time.monotonic() - self._start
+        self._manifest |= usage(self._where_networks_ran()) | {"end": now(), "seconds": round(seconds, 1)}
+
+    def _where_networks_ran(self) -> "torch.device | None":
+        """The device that the notebook asked for; None for a stage without networks."""
+        if self._device is None and "weaktr.models" in sys.modules:
+            # For notebooks that still ask `pick_device`: to be deleted when all of them ask their stage.
+            self.device(self.parameters.get("device", "auto"))
+        return self._device
+
+
+def _write_csv(table: "pd.DataFrame", path: Path, index: bool) -> None:
+    with atomic(path) as aside:
+        table.to_csv(aside, index=index)
+
+
+def _print_results(records: Sequence[Mapping[str, Any]]) -> None:
+    """The records as a table, without the stage, which is known; a long one is only counted."""
+    if not records:
+        text = "no masks, so nothing was measured"
+    elif len(records) > MOST_ROWS:
+        text = f"{len(records)} records in metrics.json"
+    else:
+        text = aligned([row[1:] for row in results_rows(records)])
+    print(text, flush=True)
