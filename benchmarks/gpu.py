@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from weaktr.data.transforms import CamSamples, EpochLoader
 from weaktr.device import autocast, pick_device
 from weaktr.method.cam_generation import generate_list
-from weaktr.method.cam_training import cam_losses, train_cam
+from weaktr.method.cam_measures import EpochMeasures
+from weaktr.method.cam_training import CamTrainingOptions, cam_losses, train_cam
 from weaktr.method.clipping import gradient_clipping
 from weaktr.models.cam import create_cam_model
 from weaktr.models.segmenter import create_segmenter
@@ -155,8 +156,11 @@ def from_files(folder, device, workers, *, backbone=BACKBONE, files=256, images=
     """Images per second of the second epoch of `train_cam`, and of CAM generation → two lines of the table."""
     data, bar = Repeated(folder, files, images), SimpleNamespace(update=lambda *_: None)
     model = create_cam_model(backbone, CLASSES, pretrained=False, image_size=224, drop_path=0.1).to(device)
-    lists = {"train_list": "train", "val_list": "val", "folder": folder, "progress": lambda *_, **__: bar}
-    history = train_cam(model, data, epochs=2, batch_size=batch, lr=1e-5, workers=workers, **VIEWS, **lists)
+    samples = CamSamples(data, "train", 224, model.mean, model.std, **VIEWS)
+    options = CamTrainingOptions(epochs=2, batch_size=batch, lr=1e-5, seed=VIEWS["seed"], workers=workers)
+    measure = EpochMeasures(dataset=data, val_list="val", workers=workers)
+    places = {"folder": folder, "progress": lambda *_, **__: bar}
+    history = train_cam(model, samples, options, measure=measure, **places)
     rates = {"train_cam, an epoch from files": history["images_per_second"].iloc[-1]}
     start = time.perf_counter()
     generate_list(model, data, data.names, SCALES, {folder / "cams": ("fused", True)}, bar)

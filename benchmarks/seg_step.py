@@ -85,7 +85,7 @@ def compare(samples, crop, batch):
 
     def clipping(logits):
         clipped = gradient_clipping(logits, labels, torch.inf, crop // 4)
-        counts = clipping_counts(~clipped.kept, labels, truth)
+        counts = torch.stack(list(clipping_counts(~clipped.kept, labels, truth).values()))
         losses = torch.stack([clipped.loss.detach(), clipped.pixel_loss.mean()])
         return clipped.loss, lambda: torch.cat([losses, counts])
 

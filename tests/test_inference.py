@@ -10,10 +10,11 @@ from PIL import Image
 from torch import nn
 
 from weaktr.data.images import image_size, read_image
+from weaktr.data.transforms import normalise
 from weaktr.device import pick_device
 from weaktr.errors import DataError
 from weaktr.method import cam_generation, segmentation
-from weaktr.method.cam_generation import generate_cams, generate_list, head_correlation
+from weaktr.method.cam_generation import class_attention, generate_cams, generate_list, head_correlation, look, rescale
 from weaktr.method.cams import load_cams, save_cams
 from weaktr.method.segmentation import predict_probabilities, segment
 from weaktr.models.cam import create_cam_model
@@ -354,3 +355,19 @@ def test_head_correlation_against_numpy():
     assert np.allclose(found, np.mean(expected, 0), atol=1e-5) and found.shape == (len(maps), len(maps))
     with pytest.raises(ValueError, match="shows no class"):
         head_correlation(output, np.zeros(3))
+
+
+def test_a_look_shows_what_the_network_does_to_one_image():
+    model = import_released_cam(naive.random_cam_checkpoint(seed=3), num_heads=3)
+    image = random_image(40, 24)
+    output = look(model, image, 0.8)
+    x = normalise(rescale(image, 0.8), model.mean, model.std)[None]
+    assert x.shape == (1, 3, 32, 19)
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.equal(output.fine_cam, expected.fine_cam) and torch.equal(output.head_weights, expected.head_weights)
+    found = class_attention(output, 1)
+    assert found.shape == (2, 3, 4, 2) and found.dtype == torch.float32
+    for layer, head, row, column in np.ndindex(*found.shape):
+        attention = expected.attentions[layer][0, head, 1]  # from class token 1 to three classes and eight patches
+        assert found[layer, head, row, column] == attention[3 + row * 2 + column]

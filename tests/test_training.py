@@ -14,13 +14,23 @@ import torch
 from safetensors.torch import load_file
 
 from weaktr.data.images import read_label_png
-from weaktr.data.transforms import SegmentationSamples, seed_everything
+from weaktr.data.transforms import CamSamples, SegmentationSamples, seed_everything
 from weaktr.device import autocast
 from weaktr.errors import ParameterError
-from weaktr.method import cam_training, retraining, training_state
-from weaktr.method.cam_training import average_precision, cam_losses, classify, train_cam
-from weaktr.method.clipping import ACTIVE, COUNTS, RECORDED, clipping_counts, clipping_quality, gradient_clipping
-from weaktr.method.retraining import WATCHES, beside, learning_rate, train_and_save, train_segmenter
+from weaktr.method import cam_measures, cam_training, retraining, training_state
+from weaktr.method.cam_measures import EpochMeasures, average_precision, classify
+from weaktr.method.cam_training import CamTrainingOptions, best_by, cam_losses, train_cam
+from weaktr.method.clipping import COUNTS, clipping_counts, clipping_quality, gradient_clipping
+from weaktr.method.retraining import (
+    WATCHES,
+    Recorder,
+    RetrainingOptions,
+    StartValue,
+    beside,
+    learning_rate,
+    train_and_save,
+    train_segmenter,
+)
 from weaktr.models.cam import create_cam_model
 from weaktr.models.checkpoints import save_model
 from weaktr.models.segmenter import create_segmenter
@@ -67,20 +77,27 @@ def cam_model(seed=1):
     return create_cam_model(BACKBONE, 8, pretrained=False, image_size=SIDE, reduction=2, drop_path=0.1)
 
 
-def learn_cams(dataset, folder, *, seed=1, initial=None, progress=None, model=None, **more):
+def learn_cams(
+    dataset, folder, *, seed=1, initial=None, progress=None, model=None, checkpoint="last", val_list="val", **more
+):
     """Three epochs of two steps → the trained model and its history."""
     folder.mkdir(exist_ok=True)
     model = model or cam_model(initial or seed)
-    options = {"train_list": "train", "val_list": "val", "epochs": 3, "batch_size": 4, "lr": 0.5, "warmup": 0}
-    options |= {"precision": "fp32"} | more
+    options = {"epochs": 3, "batch_size": 4, "lr": 0.5, "warmup": 0, "precision": "fp32", "seed": seed, "workers": 1}
+    options = CamTrainingOptions(**options | more)
+    measure = EpochMeasures(
+        dataset=dataset,
+        val_list=val_list,
+        oracle_list="train" if checkpoint == "oracle_miou" else "",
+        precision=options.precision,
+        workers=1,
+    )
     history = train_cam(
         model,
-        dataset,
-        **options,
-        augmentation="",
-        min_crop=0.5,
-        seed=seed,
-        workers=1,
+        CamSamples(dataset, "train", SIDE, model.mean, model.std, augmentation="", min_crop=0.5, seed=seed),
+        options,
+        measure=measure,
+        keep_best=best_by(checkpoint),
         folder=folder,
         progress=progress or Bar(),
     )
@@ -166,7 +183,7 @@ def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
 
 
 def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
-    with pytest.raises(ParameterError, match="list train: 8 images, fewer than batch size 9"):
+    with pytest.raises(ParameterError, match="there are 8 images, fewer than batch size 9; lower it"):
         learn_cams(tiny_dataset, tmp_path, batch_size=9)
 
 
@@ -178,8 +195,8 @@ def test_a_long_list_is_monitored_on_a_part_of_it(tiny_dataset, tmp_path, monkey
         seen.append(list_name)
         return classify(model, dataset, list_name, *rest)
 
-    monkeypatch.setattr(cam_training, "classify", spied)
-    monkeypatch.setattr(cam_training, "MOST_MONITORED", 2)
+    monkeypatch.setattr(cam_measures, "classify", spied)
+    monkeypatch.setattr(cam_measures, "MOST_MONITORED", 2)
     for val_list in ("val", "val:3"):
         learn_cams(tiny_dataset, tmp_path / val_list[-1], epochs=1, val_list=val_list)
     assert seen == ["val:2", "val:3"]
@@ -190,9 +207,9 @@ def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, c
     """By the mAP of image labels, or, an oracle, by CAMs against masks; here the second of three epochs is best."""
     scores = iter([10.0, 30.0, 20.0])
     if rule == "map":
-        monkeypatch.setattr(cam_training, "average_precision", lambda *_: np.array([next(scores) / 100]))
+        monkeypatch.setattr(cam_measures, "average_precision", lambda *_: np.array([next(scores) / 100]))
     else:
-        monkeypatch.setattr(cam_training, "oracle_miou", lambda *_: next(scores))
+        monkeypatch.setattr(cam_measures, "oracle_miou", lambda *_: next(scores))
     seen = []
     keep = training_state.keep
     monkeypatch.setattr(
@@ -200,10 +217,10 @@ def test_the_best_epoch_can_be_kept(tiny_dataset, tmp_path, monkeypatch, rule, c
         "keep",
         lambda folder, model, *rest: (seen.append(copy.deepcopy(model)), keep(folder, model, *rest)),
     )
-    model, history = learn_cams(tiny_dataset, tmp_path, checkpoint=rule, oracle_list="train")
+    model, history = learn_cams(tiny_dataset, tmp_path, checkpoint=rule)
     assert history[column].tolist() == pytest.approx([10.0, 30.0, 20.0])
     assert same_weights(model, seen[1]) and not same_weights(model, seen[2])
-    again, _ = learn_cams(tiny_dataset, tmp_path, checkpoint=rule, oracle_list="train")
+    again, _ = learn_cams(tiny_dataset, tmp_path, checkpoint=rule)
     assert same_weights(again, seen[1]), "a finished training comes back with the chosen epoch"
 
 
@@ -212,7 +229,7 @@ def test_oracle_miou_is_the_best_of_the_threshold_curve(trained_cams, tiny_datas
     from weaktr.method.cam_generation import generate_cams
 
     model, *_ = trained_cams
-    found = cam_training.oracle_miou(model, tiny_dataset, "val")
+    found = cam_measures.oracle_miou(model, tiny_dataset, "val")
     ids = tiny_dataset.ids("val")
     cams = {i: generate_cams(model, tiny_dataset.image(i), tiny_dataset.labels(i), (1.0,)) for i in ids}
     scores = []
@@ -222,9 +239,26 @@ def test_oracle_miou_is_the_best_of_the_threshold_curve(trained_cams, tiny_datas
     assert found == pytest.approx(max(scores))
 
 
-def test_an_unknown_checkpoint_rule_is_refused(tiny_dataset, tmp_path):
+def test_an_unknown_checkpoint_rule_is_refused():
     with pytest.raises(ParameterError, match="checkpoint 'best' is unknown; one of last, map, oracle_miou"):
-        learn_cams(tiny_dataset, tmp_path, checkpoint="best")
+        best_by("best")
+
+
+def test_what_is_measured_is_handed_in(tiny_dataset, tmp_path):
+    """The loop calls it once per epoch, keeps the epoch that it likes best, and knows nothing else of it."""
+    model, seen, values = cam_model(), [], iter([0.5, 2.0, 1.0])
+
+    def measure(trained):
+        seen.append({name: tensor.clone() for name, tensor in trained.state_dict().items()})
+        return {"anything": next(values)}
+
+    samples = CamSamples(tiny_dataset, "train", SIDE, model.mean, model.std, augmentation="", min_crop=0.5, seed=1)
+    options = CamTrainingOptions(epochs=3, batch_size=4, lr=0.5, seed=1, workers=1, precision="fp32")
+    history = train_cam(model, samples, options, measure=measure, keep_best="anything", folder=tmp_path, progress=Bar())
+    assert history["anything"].tolist() == [0.5, 2.0, 1.0] and "map_val" not in history
+    kept = model.state_dict()
+    assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
+    assert not all(torch.equal(kept[name], seen[2][name]) for name in kept)
 
 
 def test_no_mask_is_read_by_step_one(tiny_dataset, tmp_path, monkeypatch):
@@ -295,22 +329,25 @@ def samples_of(dataset, seed=1):
     )
 
 
-def learn_masks(dataset, folder, *, seed=1, initial=None, progress=None, samples=None, model=None, **more):
+def mask_options(**more):
+    options = {"epochs": 4, "batch_size": 1, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5}
+    options |= {"cell": 8, "scope": "batch", "seed": 1, "workers": 1, "precision": "fp32"}
+    return RetrainingOptions(**options | more)
+
+
+def learn_masks(
+    dataset, folder, *, seed=1, initial=None, progress=None, samples=None, model=None, watched=None, **more
+):
     """Four epochs of twelve steps → the trained model and its history."""
     folder.mkdir(exist_ok=True)
     model = model or segmenter(initial or seed)
-    options = {"epochs": 4, "batch_size": 1, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5}
-    options |= {"precision": "fp32"} | more
     history = train_segmenter(
         model,
         samples or samples_of(dataset, seed),
-        **options,
-        cell=8,
-        scope="batch",
-        seed=seed,
-        workers=1,
+        mask_options(seed=seed, **more),
         folder=folder,
         progress=progress or Bar(),
+        watched=watched,
     )
     return model, history
 
@@ -324,7 +361,7 @@ def views(tiny_dataset):
     return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
 
-class Recorder(torch.optim.SGD):
+class RememberingSGD(torch.optim.SGD):
     """SGD that keeps the rates of its groups at every step."""
 
     made = None
@@ -332,7 +369,7 @@ class Recorder(torch.optim.SGD):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.rates = []
-        Recorder.made = self
+        RememberingSGD.made = self
 
     def step(self, *arguments):
         self.rates.append([group["lr"] for group in self.param_groups])
@@ -344,9 +381,9 @@ def trained_masks(tiny_dataset, views, tmp_path_factory):
     """One uninterrupted run: model, history, folder, progress, optimizer."""
     folder, bar = tmp_path_factory.mktemp("segmenter"), Bar()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retraining.torch.optim, "SGD", Recorder)
+        patch.setattr(retraining.torch.optim, "SGD", RememberingSGD)
         model, history = learn_masks(tiny_dataset, folder, progress=bar, watched=views)
-    return model, history, folder, bar, Recorder.made
+    return model, history, folder, bar, RememberingSGD.made
 
 
 def test_a_finished_mask_training_is_read_and_not_repeated(trained_masks, tiny_dataset, tmp_path):
@@ -426,6 +463,36 @@ def test_a_start_value_is_found_however_early_and_however_rare_the_rows(tiny_dat
     _, history = learn_masks(tiny_dataset, tmp_path, start_share=0.05)
     assert history["start_value"].notna().sum() == len(history) - 1
     assert history["start_value"].iloc[-1] == pytest.approx(history["loss_unclipped"].iloc[0])
+
+
+@pytest.mark.parametrize("iteration", [0, 19, 20, 21, 40, 99])
+def test_start_value_against_a_loop(iteration):
+    """A hundred iterations, a row for each: τ is the mean of the 18th and 19th as soon as both are there."""
+    losses = np.random.default_rng(0).random(100)
+    history = [{"iteration": i, "loss_unclipped": losses[i]} for i in range(iteration)]
+    tau = StartValue(0.0, 0.2, 100).at(iteration, history)
+    assert tau == (pytest.approx(losses[18:20].mean()) if iteration >= 20 else -math.inf)
+    assert StartValue(1.2, 0.2, 100).at(iteration, history) == 1.2
+
+
+def test_rows_of_a_recorder_add_up_and_come_at_the_end_of_an_epoch():
+    """Rows of three, three and one of seven steps; counts are those of all their pixels."""
+    generator = torch.Generator().manual_seed(0)
+    recorder, rows, losses, pixels = Recorder(every=3, steps=7, batch_size=2), [], [], []
+    for _ in range(7):
+        logits = torch.randn(2, 3, 8, 8, generator=generator)
+        labels, truth = torch.randint(0, 3, (2, 2, 8, 8), generator=generator)
+        clipped = gradient_clipping(logits, labels, 9.0, 4)
+        row = recorder.add(clipped, clipping_counts(~clipped.kept, labels, truth))
+        losses.append((clipped.loss.item(), clipped.pixel_loss.mean().item()))
+        pixels.append(((~clipped.kept).sum().item(), (labels != truth).sum().item()))
+        if row:
+            found = np.array([[row["loss"], row["loss_unclipped"]], [row["clipped"], row["wrong"]]])
+            assert np.allclose(found, [np.mean(losses, 0), np.sum(pixels, 0)])
+            assert row["clipped_share"] == row["clipped"] / row["labelled"] and row["images_per_second"] > 0
+            rows.append(len(losses))
+            losses, pixels = [], []
+    assert rows == [3, 3, 1]
 
 
 def test_a_given_start_value_stands(tiny_dataset, tmp_path):
@@ -522,19 +589,18 @@ class Silent:
 
 def test_a_training_beside_another_makes_what_it_makes_alone(tiny_dataset, tmp_path):
     build = partial(create_segmenter, BACKBONE, 9, pretrained=False, image_size=SIDE, drop_path=0.1)
-    training = {"epochs": 2, "batch_size": 2, "lr": 0.05, "min_lr": 0.001, "start_value": 0.0, "start_share": 0.5}
-    training |= {"cell": 8, "scope": "batch", "seed": 1, "workers": 1, "precision": "fp32", "progress": Silent}
-    training |= {"device": torch.device("cpu"), "details": {"classes": ["a"]}}
+    training = {"progress": Silent, "device": torch.device("cpu"), "details": {"classes": ["a"]}}
+    work = build, samples_of(tiny_dataset), mask_options(epochs=2, batch_size=2)
     places = [tmp_path / name for name in ("other", "block", "alone")]
     for place in places:
         place.mkdir()
-    samples, threads = samples_of(tiny_dataset), torch.get_num_threads()
-    with beside(train_and_save, build, samples, folder=places[0], **training):
+    threads = torch.get_num_threads()
+    with beside(train_and_save, *work, folder=places[0], **training):
         assert torch.get_num_threads() == max(1, threads // 2)
-        train_and_save(build, samples, folder=places[1], **training)
+        train_and_save(*work, folder=places[1], **training)
     assert torch.get_num_threads() == threads
     torch.set_num_threads(max(1, threads // 2))
-    train_and_save(build, samples, folder=places[2], **training)
+    train_and_save(*work, folder=places[2], **training)
     first, *others = [load_file(place / "model.safetensors") for place in places]
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
     first, *others = [without_speed(pd.read_csv(place / "history.csv")) for place in places]
@@ -565,9 +631,10 @@ def test_a_block_that_fails_ends_what_runs_beside_it():
 # ---------------------------------------------------------------- does clipping find noise
 
 
-def quality(*masks, names=COUNTS):
-    counts = dict(zip(RECORDED, clipping_counts(*masks).tolist(), strict=True))
-    return clipping_quality(*(counts[name] for name in names))
+def quality(*masks, of=""):
+    counts = clipping_counts(*masks)
+    assert tuple(counts) == COUNTS
+    return clipping_quality({name: int(count) for name, count in counts.items()}, of)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -613,10 +680,10 @@ def test_batches_that_clip_are_counted_by_themselves():
     labels, truth = torch.ones(2, 2, 2, dtype=torch.long), torch.ones(2, 2, 2, dtype=torch.long)
     truth[0, 0] = 2
     clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
-    assert pd.Series(quality(clipped, labels, truth, names=ACTIVE)).isna().all()
+    assert pd.Series(quality(clipped, labels, truth, of="active")).isna().all()
     clipped[0, 0, 0] = clipped[1, 1, 1] = True
     expected = {"clipped_share": 2 / 8, "noise": 2 / 8, "precision": 1 / 2, "recall": 1 / 2}
-    assert quality(clipped, labels, truth, names=ACTIVE) == quality(clipped, labels, truth) == expected
+    assert quality(clipped, labels, truth, of="active") == quality(clipped, labels, truth) == expected
 
 
 # ---------------------------------------------------------------- precision

@@ -1,34 +1,71 @@
-"""Step 1: train the CAM network from image-level labels. One loop, read it from top to bottom."""
+"""Step 1: train the CAM network from image-level labels.
+
+docs/method.md, "Step 1". `train_cam` is the loop; what is measured after each of its epochs is handed in, see
+`cam_measures`.
+"""
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from ..data.transforms import CamSamples, EpochLoader, normalise, seed_everything
+from ..data.transforms import CamSamples, EpochLoader, seed_everything
 from ..device import autocast
 from ..errors import ParameterError
-from ..evaluation.metrics import threshold_curve
 from ..files import atomic
-from .cam_generation import generate_cams
-from .training_state import keep, restore
+from ..models.cam import CamModel, CamOutput
+from ..progress import Progress
+from .training_state import check_batch, check_loss, keep, restore
 
-CHECKPOINTS = ("last", "map", "oracle_miou")
 REFERENCE_BATCH = 512  # the published learning rates belong to this batch size
-MOST_MONITORED = 2000  # images looked at after every epoch: COCO14's val has 40,137
+LOSSES = ("cls", "coarse", "fine")
+# How the epoch whose weights stay is chosen, and the measure that decides: the last one, the one with the best mAP of
+# image labels, or the one whose CAMs are best by masks, the rule of the released code.
+CHECKPOINTS = {"last": "", "map": "map_val", "oracle_miou": "oracle_miou"}
 
 
-def learning_rate(epoch, lr, epochs=60, warmup=5):
-    """Learning rate of an epoch, counted from 0; lr is the peak, already scaled by batch/512 (METHOD, step 1).
+@dataclass(frozen=True, kw_only=True)
+class CamTrainingOptions:
+    """How the CAM network is trained.
+
+    Attributes:
+        epochs: passes over the samples.
+        batch_size: images of a step; what does not fill a last batch is left out of an epoch.
+        lr: published base rate, in units of batch 512.
+        warmup: epochs in which the rate grows from almost nothing.
+        weight_decay: AdamW's, on every parameter.
+        seed: of order, augmentation and drop path.
+        workers: processes that load and augment.
+        precision: "auto", "bf16" or "fp32", see `device.autocast`.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warmup: int = 5
+    weight_decay: float = 0.03
+    seed: int = 504
+    workers: int = 2
+    precision: str = "auto"
+
+
+def learning_rate(epoch: int, lr: float, epochs: int = 60, warmup: int = 5) -> float:
+    """Learning rate of an epoch, counted from 0 (docs/method.md, "Step 1").
 
     `warmup` epochs from 1e-6, then a cosine to 1e-5 whose phase counts from epoch 0; one epoch behind.
+
+    Args:
+        epoch: from 0.
+        lr: the peak, already scaled by batch/512.
+        epochs: length of the cosine.
+        warmup: epochs before it.
     """
     epoch = max(epoch - 1, 0)
     if epoch < warmup:
@@ -36,147 +73,95 @@ def learning_rate(epoch, lr, epochs=60, warmup=5):
     return 1e-5 + (lr - 1e-5) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def train_cam(
-    model,
-    dataset,
-    *,
-    train_list,
-    val_list,
-    epochs,
-    batch_size,
-    lr,
-    warmup=5,
-    weight_decay=0.03,
-    augmentation="rand-m9-mstd0.5-inc1",
-    min_crop=0.08,
-    seed=504,
-    workers=2,
-    precision="auto",
-    checkpoint="last",
-    oracle_list="",
-    folder,
-    progress,
-):
-    """Train `model` (on its device) on the image labels of `train_list`; no mask is read unless asked for.
-
-    checkpoint: which epoch's weights stay: "last", "map" (best mAP on `val_list`) or "oracle_miou" (best CAMs on
-    `oracle_list`, which looks at masks; the rule of the released code). lr: published base rate in units of batch
-    512. progress(total, label) → object with update(n, note). The state is kept in `folder` after every epoch, so that
-    a run that died goes on where it stopped.
-    → history, one row per epoch: losses, mAP (%) on what is `monitored`, learning rate, images per second, share of the
-    time in which the step waited for data.
-    """
+def best_by(checkpoint: str) -> str:
+    """The measure of a rule in CHECKPOINTS, "" for the last epoch. Raises ParameterError for an unknown rule."""
     if checkpoint not in CHECKPOINTS:
         raise ParameterError(f"checkpoint {checkpoint!r} is unknown; one of {', '.join(CHECKPOINTS)}")
-    device = next(model.parameters()).device
-    size, views = model.config["image_size"], {"augmentation": augmentation, "min_crop": min_crop, "seed": seed}
-    samples = CamSamples(dataset, train_list, size, model.mean, model.std, **views)
-    if len(samples) < batch_size:
-        raise ParameterError(f"list {train_list}: {len(samples)} images, fewer than batch size {batch_size}; lower it")
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
-    peak = lr * batch_size / REFERENCE_BATCH
+    return CHECKPOINTS[checkpoint]
+
+
+def cam_losses(output: CamOutput, labels: Tensor) -> dict[str, Tensor]:
+    """Multilabel soft margin losses of the three logits against image labels (B,C) → {"cls", "coarse", "fine"}."""
+    return {name: F.multilabel_soft_margin_loss(getattr(output, f"{name}_logits").float(), labels) for name in LOSSES}
+
+
+def train_cam(
+    model: CamModel,
+    samples: CamSamples,
+    options: CamTrainingOptions,
+    *,
+    measure: Callable[[CamModel], dict[str, float]],
+    keep_best: str = "",
+    folder: Path,
+    progress: Callable[..., Progress],
+) -> pd.DataFrame:
+    """Train `model`, on its device, on the image labels of the samples.
+
+    Args:
+        model: trained in place.
+        samples: what is trained on.
+        options: how.
+        measure: called once per epoch with the model; what it returns goes to the history.
+        keep_best: a column that `measure` returns: the weights of the epoch with its largest value stay. "" keeps the
+            last epoch's.
+        folder: gets the state after every epoch, so that a training that died continues where it stopped.
+        progress: function (total, label) → object with update(n, note).
+
+    Returns:
+        History with a row per epoch: epoch, lr, the sum `loss` of the three mean losses and each of them, what was
+        measured, images_per_second, and wait_share, the share of the time in which the step waited for data.
+    """
+    check_batch(len(samples), options.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, fused=True)
+    peak = options.lr * options.batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)
+    done = len(history)
     best = Path(folder) / "best.safetensors"
-    loader = EpochLoader(samples, batch_size, seed, range(len(history), epochs), workers)
-    looked_at = monitored(dataset, val_list)
-    for epoch in range(len(history), epochs):
-        rate = learning_rate(epoch, peak, epochs, warmup)
+    loader = EpochLoader(samples, options.batch_size, options.seed, range(done, options.epochs), options.workers)
+    images = len(loader) * options.batch_size
+    for epoch in range(done, options.epochs):
+        rate = learning_rate(epoch, peak, options.epochs, options.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        seed_everything(seed, epoch)
-        model.train()
-        start, sums = time.perf_counter(), {"cls": 0.0, "coarse": 0.0, "fine": 0.0}
-        bar = progress(len(loader) * batch_size, label=f"epoch {epoch + 1}/{epochs}")
-        for images, labels in loader:
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            with autocast(device, precision):
-                output = model(images)
-            losses = cam_losses(output, labels)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-            del output  # its maps would live on beside those of the next forward pass
-            for name, loss in losses.items():
-                sums[name] += loss.detach()
-            bar.update(len(images), f"{loader.wait_share:.1%} data wait")
-        means = {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
-        seconds, wait_share = time.perf_counter() - start, loader.wait_share
-        if not math.isfinite(loss := sum(means.values())):
-            raise ParameterError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate {lr}")
-        precision_per_class = average_precision(*classify(model, dataset, looked_at, precision, workers))
-        row = {"epoch": epoch + 1, "lr": rate, "loss": loss, **means}
-        row["map_val"] = 100 * float(np.nanmean(precision_per_class))
-        row |= {"images_per_second": len(loader) * batch_size / seconds, "wait_share": wait_share}
+        seed_everything(options.seed, epoch)
+        start = time.perf_counter()
+        bar = progress(images, label=f"epoch {epoch + 1}/{options.epochs}")
+        losses = _train_epoch(model, loader, optimizer, options.precision, bar)
+        seconds = time.perf_counter() - start
+        speed = {"images_per_second": images / seconds, "wait_share": loader.wait_share}
+
+        loss = sum(losses.values())
+        check_loss(loss, f"in epoch {epoch + 1}", options.lr)
+        row = {"epoch": epoch + 1, "lr": rate, "loss": loss} | losses | measure(model) | speed
         history.append(row)
-        if checkpoint == "oracle_miou":
-            row["oracle_miou"] = oracle_miou(model, dataset, oracle_list)
-        column = {"map": "map_val", "oracle_miou": "oracle_miou"}.get(checkpoint)
-        if column and (not best.exists() or max(past[column] for past in history) == row[column]):
+        if keep_best and (not best.exists() or row[keep_best] == max(past[keep_best] for past in history)):
             with atomic(best) as aside:
                 save_file(model.state_dict(), aside)
         keep(folder, model, optimizer, history)
-    if checkpoint != "last":
+    if keep_best:
         model.load_state_dict(load_file(best))
     model.eval()
     return pd.DataFrame(history)
 
 
-def monitored(dataset, val_list):
-    """The list looked at after every epoch: `val_list`, of a long one MOST_MONITORED images, evenly spread."""
-    many = ":" not in val_list and len(dataset.ids(val_list)) > MOST_MONITORED
-    return f"{val_list}:{MOST_MONITORED}" if many else val_list
-
-
-def oracle_miou(model, dataset, list_name):
-    """mIoU (%) of the fine CAMs of a list (one scale, mirrored) at the background score that is best on its masks."""
-    model.eval()
-    samples = ((generate_cams(model, dataset.image(i), dataset.labels(i), (1.0,)), dataset.mask(i))
-               for i in dataset.ids(list_name))  # fmt: skip
-    curve = threshold_curve(samples, len(dataset.classes) + 1, np.linspace(0, 1, 101))
-    return float(curve["miou"].max())
-
-
-class WholeImages(Dataset):
-    """index → image squeezed to the model's training size and normalised (3,S,S), image-level label (C,)."""
-
-    def __init__(self, dataset, list_name, model):
-        self.dataset, self.ids = dataset, dataset.ids(list_name)
-        self.size, self.mean, self.std = model.config["image_size"], model.mean, model.std
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, index):
-        image = Image.fromarray(self.dataset.image(self.ids[index]))
-        image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return normalise(np.asarray(image), self.mean, self.std), self.dataset.labels(self.ids[index])
-
-
-@torch.inference_mode()
-def classify(model, dataset, list_name, precision="auto", workers=2):
-    """Scores and labels (n,C) of a list: whole images squeezed to the training size, mean of the three logits."""
-    device, images = next(model.parameters()).device, WholeImages(dataset, list_name, model)
-    model.eval()
-    scores, labels = [], []
-    pinned = {"pin_memory": device.type == "cuda", "generator": torch.Generator()}
-    for x, y in DataLoader(images, 64, num_workers=workers, **pinned):
+def _train_epoch(
+    model: CamModel, loader: EpochLoader, optimizer: torch.optim.Optimizer, precision: str, bar: Progress
+) -> dict[str, float]:
+    """One pass over the samples → mean losses {"loss_cls", "loss_coarse", "loss_fine"}."""
+    device = next(model.parameters()).device
+    model.train()
+    sums = {name: torch.zeros((), device=device) for name in LOSSES}
+    for images, labels in loader:
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
         with autocast(device, precision):
-            output = model(x.to(device, non_blocking=True))
-        scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
-        labels.append(y)
-    return torch.cat(scores).numpy(), torch.cat(labels).numpy()
-
-
-def average_precision(scores, labels):
-    """Average precision per class, 0…1 → (C,); NaN for a class that the list lacks."""
-    from sklearn.metrics import average_precision_score  # takes seconds, and three stages never need it
-
-    return np.array([average_precision_score(t, s) if t.any() else np.nan for t, s in zip(labels.T, scores.T)])
-
-
-def cam_losses(output, labels):
-    """Multilabel soft margin losses of a CamOutput against image labels (B,C) → dict cls, coarse, fine."""
-    return {
-        name: F.multilabel_soft_margin_loss(getattr(output, f"{name}_logits").float(), labels)
-        for name in ("cls", "coarse", "fine")
-    }
+            output = model(images)
+        losses = cam_losses(output, labels)
+        optimizer.zero_grad()
+        (losses["cls"] + losses["coarse"] + losses["fine"]).backward()
+        optimizer.step()
+        del output  # free this batch's attention maps before the next forward pass allocates its own
+        for name, loss in losses.items():
+            sums[name] += loss.detach()
+        bar.update(len(images), f"{loader.wait_share:.1%} data wait")
+    return {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}

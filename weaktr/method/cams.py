@@ -1,33 +1,42 @@
 """CAMs as the network gives them, a small grid per scale, at image size, and in files.
 
-A CAM is the sum of a few enlarged grids of tokens (METHOD, "CAM generation and seeds"). The grids are a few hundredths
-of the map's size and give it back to the last bit, so they are what is stored.
+A CAM is the sum of a few enlarged grids of tokens (docs/method.md, "CAM generation and seeds"). The grids are a few
+hundredths of the map's size and give it back to the last bit, so they are what is stored.
 """
 
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
 from ..files import atomic
 
+Grids = dict[int, list[np.ndarray]]  # by class from 0: (h,w) float32, a grid for each scale
 
-def enlarge(grids, size):
-    """{class from 0: [(h,w) float32, a grid for each scale]} → CAMs {class: (H,W) float32 in 0..1}; size: (H,W).
+
+def enlarge(grids: Grids, size: tuple[int, int] | np.ndarray) -> dict[int, np.ndarray]:
+    """CAMs at the size (H,W) of their image → {class from 0: (H,W) float32 in 0…1}.
 
     Each grid is stretched to the image bilinearly; the sum of all is stretched to 0…1.
     """
+    height, width = size
     cams = {}
     for c, scales in grids.items():
-        total = sum(_bilinear(_bilinear(grid, 0, size[0]), 1, size[1]) for grid in scales)
+        total = np.zeros((height, width), np.float32)
+        for grid in scales:
+            total = total + _bilinear(_bilinear(grid, 0, height), 1, width)
         low, high = total.min(), total.max()
         cams[c] = (total - low) / (high - low + np.float32(1e-8))
     return cams
 
 
-def _bilinear(grid, axis, length):
-    """F.interpolate(mode="bilinear", align_corners=False) along one axis."""
+def _bilinear(grid: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """`F.interpolate(mode="bilinear", align_corners=False)` along one axis.
+
+    By numpy: the processes that refine labels read CAMs, and importing torch would take each of them seconds.
+    """
     have = grid.shape[axis]
     place = np.maximum((np.arange(length) + 0.5) * have / length - 0.5, 0)
     before = place.astype(int)
@@ -36,15 +45,21 @@ def _bilinear(grid, axis, length):
     return grid.take(before, axis) * (1 - share) + grid.take(after, axis) * share
 
 
-def save_cams(path, grids, size):
+def save_cams(path: Path, grids: Grids, size: tuple[int, int]) -> None:
     """Write the CAMs of one image of `size` (H,W) as grids (see `enlarge`), float32 in an npz, whole or not at all."""
-    scales = {f"grid{k}": np.stack(scale) for k, scale in enumerate(zip(*grids.values(), strict=True))}
+    by_scale = zip(*grids.values(), strict=True)
+    arrays = {"size": np.array(size, np.int32), "classes": np.array(list(grids), np.int32)}
+    arrays |= {f"grid{number}": np.stack(scale) for number, scale in enumerate(by_scale)}
     with atomic(path) as aside:
-        np.savez_compressed(aside, size=np.int32(size), classes=np.array(list(grids), np.int32), **scales)
+        np.savez_compressed(aside, allow_pickle=False, **arrays)
 
 
-def load_cams(path):
-    """Read what save_cams wrote → {class from 0: (H,W) float32 in 0..1}. Raises DataError when missing or broken."""
+def load_cams(path: Path) -> dict[int, np.ndarray]:
+    """Read what `save_cams` wrote → {class from 0: (H,W) float32 in 0…1}.
+
+    Raises:
+        DataError: For a file that is missing or broken.
+    """
     try:
         with np.load(path) as file:
             scales = [file[name] for name in file.files if name.startswith("grid")]
@@ -57,6 +72,11 @@ def load_cams(path):
         ) from error
 
 
-def read_cams(image_id, folder):
+def cam_file(image_id: str, folder: Path) -> Path:
+    """Where the CAMs of an image lie in a folder of them."""
+    return folder / f"{image_id}.npz"
+
+
+def read_cams(image_id: str, folder: Path) -> dict[int, np.ndarray]:
     """`load_cams` of an image, from its file in `folder`."""
-    return load_cams(folder / f"{image_id}.npz")
+    return load_cams(cam_file(image_id, folder))

@@ -1,20 +1,39 @@
-"""From CAMs to pseudo labels: seeds refined by the CRF on all cores, a threshold that no mask chose."""
+"""From CAMs to pseudo labels: seeds, the CRF on them, and a background score that no mask chose.
+
+docs/method.md, "CAM generation and seeds" and "Dense CRF". Processes that refine labels import this file, so it does
+not import torch.
+"""
 
 import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.images import VOID, write_label_png
 from ..evaluation.metrics import seed_mask, strongest
-from .cams import load_cams
+from .cams import read_cams
 from .crf import refine_labels
 
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
 
-def refine_seed(image, labels, cams, threshold, settings):
-    """Seed and pseudo label of one image (METHOD, "Dense CRF").
 
-    image (H,W,3) uint8; labels (C,) 0/1; cams {class from 0: (H,W)}; threshold: background score.
-    → seed (H,W) uint8, pseudo label (H,W) uint8; the CRF knows background and every class of the image label.
+def refine_seed(
+    image: np.ndarray, labels: np.ndarray, cams: dict[int, np.ndarray], threshold: float, settings: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seed and pseudo label of one image.
+
+    Args:
+        image: (H,W,3) uint8.
+        labels: (C,) 0/1, the image-level label: the CRF knows background and every class of it.
+        cams: {class from 0: (H,W)}.
+        threshold: background score.
+        settings: "voc" or "coco", see `crf.refine_labels`.
+
+    Returns:
+        Seed and pseudo label, (H,W) uint8 each.
     """
     seed = seed_mask(cams, threshold, image.shape[:2])
     values = np.concatenate([[0], np.flatnonzero(labels) + 1]).astype(np.uint8)
@@ -22,28 +41,35 @@ def refine_seed(image, labels, cams, threshold, settings):
     return seed, values[refine_labels(image, compact, settings, len(values))]
 
 
-def refine_file(image_id, *, dataset, cams, threshold, settings, output):
+def refine_file(
+    image_id: str, *, dataset: "Dataset", cams: Path, threshold: float, settings: str, output: Path
+) -> None:
     """`refine_seed` on files: CAMs from folder `cams`, the pseudo label to folder `output`; what is there stays."""
     path = output / f"{image_id}.png"
-    if not path.is_file():
-        image, found = dataset.image(image_id), load_cams(cams / f"{image_id}.npz")
-        write_label_png(path, refine_seed(image, dataset.labels(image_id), found, threshold, settings)[1])
+    if path.is_file():
+        return
+    found = read_cams(image_id, cams)
+    _, label = refine_seed(dataset.image(image_id), dataset.labels(image_id), found, threshold, settings)
+    write_label_png(path, label)
 
 
-def read_seed(image_id, *, dataset, cams, threshold):
+def read_seed(image_id: str, *, dataset: "Dataset", cams: Path, threshold: float) -> np.ndarray:
     """The seed (H,W) uint8 of an image, from its CAM file in folder `cams`; threshold: background score."""
-    found = load_cams(cams / f"{image_id}.npz")
-    return seed_mask(found, threshold, None if found else dataset.image(image_id).shape[:2])
+    found = read_cams(image_id, cams)
+    if not found:
+        return seed_mask(found, threshold, dataset.image(image_id).shape[:2])
+    return seed_mask(found, threshold)
 
 
-def noisy_truth(image_id, *, dataset, share, seed, regions=12):
+def noisy_truth(image_id: str, *, dataset: "Dataset", share: float, seed: int, regions: int = 12) -> np.ndarray:
     """An image's true mask of which about `share` of the regions got another label of the image → (H,W) uint8.
 
     The image falls into cells around random points, the same for every call with one seed; a flipped cell is relabelled
     as a whole: each of its pixels that has the cell's commonest label gets one other label that the image has,
     background included. Void stays.
     """
-    mask, rng = dataset.mask(image_id), np.random.default_rng([seed, zlib.crc32(image_id.encode())])
+    mask = dataset.mask(image_id)
+    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode())])
     height, width = mask.shape
     points = rng.uniform(size=(regions, 2)) * [height, width]
     rows, columns = np.mgrid[:height, :width]
@@ -58,28 +84,36 @@ def noisy_truth(image_id, *, dataset, share, seed, regions=12):
     return noisy
 
 
-def strongest_histogram(ids, cams, bins=1000):
+def strongest_histogram(ids: Iterable[str], cams: Path, bins: int = 1000) -> np.ndarray:
     """How many pixels have their strongest CAM in each of `bins` equal parts of 0…1 → (bins,).
 
     ids: of CAM files in folder `cams`; an image without a class does not count.
     """
     counts = np.zeros(bins)
     for image_id in ids:
-        if found := load_cams(cams / f"{image_id}.npz"):
-            counts += np.histogram(strongest(found)[1], bins, (0, 1))[0]
+        found = read_cams(image_id, cams)
+        if found:
+            _, value = strongest(found)
+            counts += np.histogram(value, bins, (0, 1))[0]
     return counts
 
 
-def blind_threshold(counts, refined):
-    """A background score that needs no mask, from `strongest_histogram` → 0..1.
+def blind_threshold(counts: np.ndarray, refined: bool) -> float:
+    """A background score in 0…1 that needs no mask.
 
     Refined maps make two hills, background and objects: Otsu's threshold parts them. Others are one slope without a
     valley: there it is the mean.
+
+    Args:
+        counts: as from `strongest_histogram`.
+        refined: whether the CAMs were carried along the patch attention.
     """
     bins = len(counts)
     share = counts / max(1, counts.sum())
-    below, moment = share.cumsum(), (share * (np.arange(bins) + 0.5) / bins).cumsum()
+    below = share.cumsum()  # of the pixels up to each bin
+    moment = (share * (np.arange(bins) + 0.5) / bins).cumsum()  # their part of the mean
+    mean = float(moment[-1])
     if not refined:
-        return float(moment[-1])
-    between = (moment[-1] * below - moment) ** 2 / np.maximum(below * (1 - below), 1e-9)
+        return mean
+    between = (mean * below - moment) ** 2 / np.maximum(below * (1 - below), 1e-9)
     return (int(between.argmax()) + 1) / bins

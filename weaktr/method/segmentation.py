@@ -1,82 +1,87 @@
-"""Inference of both steps: multi-scale mirrored CAMs, sliding windows, your own photograph."""
+"""Segmentation of an image and of a whole list by the network of step 2: sliding windows, several scales, CRF.
+
+docs/method.md, "Step 2".
+"""
 
 from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..data.images import write_label_png
 from ..processes import spawned
+from ..progress import Progress
 from .crf import refine_probabilities, refine_to_file
+
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+    from ..models.segmenter import Segmenter
 
 WINDOW_PIXELS_AT_ONCE = 2**19  # in a batch on a CPU: 56 windows of 96 pixels, 2 of 480
 WINDOWS_AT_ONCE = 16  # at least, on a GPU
 
-
-# ── Step 2 ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def window_starts(length, window, stride):
-    """Left edges of windows along a side: every `stride` pixels, the last one flush with the border."""
-    last = max(length - window, 0)
-    return [*range(0, last, stride), last]
+Place = tuple[slice, slice]  # rows and columns of a window
 
 
-def at_least(view, side):
-    """A view (3,h,w) whose short side is under `side` pixels, enlarged to it, the long side rounded down."""
-    height, width = view.shape[-2:]
-    short = min(height, width)
-    if short >= side:
-        return view
-    size = (height * side // short, width * side // short)
-    return F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
+# ── One image ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def segment(
+    model: "Segmenter",
+    image: np.ndarray,
+    *,
+    scales: Sequence[float] = (1.0,),
+    mirror: bool = False,
+    base_size: int = 520,
+    window: int = 480,
+    stride: int = 320,
+    crf: str = "",
+) -> np.ndarray:
+    """Segment an image with a retrained network.
 
+    Args:
+        model: of step 2, on its device.
+        image: (H,W,3) uint8 RGB.
+        scales: sizes of the views, as factors of `base_size`.
+        mirror: whether each view is also taken mirrored.
+        base_size: short side in pixels at scale 1.
+        window: side of the sliding windows in pixels.
+        stride: step of the sliding windows in pixels.
+        crf: "" (none), "voc" or "coco" settings, see `crf.refine_probabilities`.
 
-def window_logits(model, crops):
-    """Yields the logits (K,window,window) of equal crops (3,window,window), taking several at once to the model."""
-    at_once = max(WINDOW_PIXELS_AT_ONCE // crops[0][0].numel(), WINDOWS_AT_ONCE if crops[0].is_cuda else 1)
-    for first in range(0, len(crops), at_once):
-        yield from model(torch.stack(crops[first : first + at_once])).float()
-
-
-@torch.inference_mode()
-def predict_probabilities(model, views, flips, size, window, stride):
-    """Average of the softmax scores of several views of one image (METHOD, "Single-scale evaluation").
-
-    views: normalised, resized tensors (3,h,w) or (1,3,h,w); flips: whether each is mirrored already; size: (H,W) of
-    the result; window, stride: pixels. → (K,H,W) float32 on the model's device. Logits are averaged where windows
-    overlap, and resized to `size` before the softmax. Windows of all views share batches.
+    Returns:
+        Class probabilities (K,H,W) float32. argmax over axis 0 is the mask, 0 background and c + 1 class c.
     """
-    device = next(model.parameters()).device
-    views = [at_least(view.reshape(view.shape[-3:]).to(device), window) for view in views]
-    places = [
-        [
-            (slice(top, top + window), slice(left, left + window))
-            for top in window_starts(view.shape[1], window, stride)
-            for left in window_starts(view.shape[2], window, stride)
-        ]
-        for view in views
-    ]
-    crops = [view[:, rows, columns] for view, own in zip(views, places) for rows, columns in own]
-    scores, probabilities = window_logits(model, crops), 0
-    for view, mirrored, own in zip(views, flips, places, strict=True):
-        total, count = 0, torch.zeros(view.shape[1:], device=device)
-        for (rows, columns), logits in zip(own, scores):  # in this order, zip takes no score too many
-            if not torch.is_tensor(total):
-                total = logits.new_zeros(len(logits), *view.shape[1:])
-            total[:, rows, columns] += logits
-            count[rows, columns] += 1
-        logits = total / count
-        if mirrored:
-            logits = logits.flip(-1)
-        logits = F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]
-        probabilities = probabilities + logits.softmax(0)
-    return probabilities / len(views)
+    probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride).cpu().numpy()
+    return refine_probabilities(image, probabilities, crf) if crf else probabilities
 
 
-def image_views(model, image, scales, base_size, mirror):
+def segment_on_device(
+    model: "Segmenter",
+    image: np.ndarray,
+    scales: Sequence[float],
+    mirror: bool,
+    base_size: int,
+    window: int,
+    stride: int,
+) -> Tensor:
+    """`segment` without the CRF → (K,H,W) on the model's device: on a GPU the argmax takes no time."""
+    views, flips = image_views(model, image, scales, base_size, mirror)
+    return predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+
+
+def image_views(
+    model: "Segmenter", image: np.ndarray, scales: Sequence[float], base_size: int, mirror: bool
+) -> tuple[list[Tensor], list[bool]]:
     """Views of a uint8 image whose short side becomes base_size·scale pixels, each also mirrored if asked.
 
-    → list of normalised (3,h,w) on the model's device, list of whether mirrored.
+    Returns:
+        Normalised (3,h,w) on the model's device, and whether each is mirrored.
     """
     height, width = image.shape[:2]
     device = next(model.parameters()).device
@@ -88,51 +93,157 @@ def image_views(model, image, scales, base_size, mirror):
         size = (int(height * factor + 0.5), int(width * factor + 0.5))
         view = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
         view = (view / 255 - mean) / std
-        for flip in (False, True) if mirror else (False,):
-            views.append(view.flip(-1) if flip else view)
-            flips.append(flip)
+        views.append(view)
+        flips.append(False)
+        if mirror:
+            views.append(view.flip(-1))
+            flips.append(True)
     return views, flips
 
 
-def segment(model, image, *, scales=(1.0,), mirror=False, base_size=520, window=480, stride=320, crf=""):
-    """Segment an image with a retrained network.
+@torch.inference_mode()
+def predict_probabilities(
+    model: "Segmenter",
+    views: Sequence[Tensor],
+    flips: Sequence[bool],
+    size: Sequence[int],
+    window: int,
+    stride: int,
+) -> Tensor:
+    """Average of the softmax scores of several views of one image.
 
-    image (H,W,3) uint8 RGB; scales, mirror: views; base_size: short side in pixels at scale 1; window, stride:
-    pixels; crf: "" (none), "voc" or "coco" settings. → class probabilities (K,H,W), a float32 array; argmax over axis
-    0 is the mask, 0 background and c + 1 class c.
+    Logits are averaged where windows overlap, and resized to `size` before the softmax. Windows of all views share
+    batches.
+
+    Args:
+        model: of step 2, on its device.
+        views: normalised, resized tensors (3,h,w) or (1,3,h,w).
+        flips: whether each is mirrored already.
+        size: (H,W) of the result.
+        window: side of the sliding windows in pixels.
+        stride: step of the sliding windows in pixels.
+
+    Returns:
+        (K,H,W) float32 on the model's device.
     """
-    probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride).cpu().numpy()
-    return refine_probabilities(image, probabilities, crf) if crf else probabilities
+    device = next(model.parameters()).device
+    views = [at_least(view.reshape(view.shape[-3:]).to(device), window) for view in views]
+    places = [window_places(view.shape[1:], window, stride) for view in views]
+    crops = [view[:, rows, columns] for view, own in zip(views, places) for rows, columns in own]
+    logits = window_logits(model, crops)
+    total = torch.zeros((), device=device)
+    for view, mirrored, own in zip(views, flips, places, strict=True):
+        merged = merge_windows(own, logits, view.shape[1:])
+        if mirrored:
+            merged = merged.flip(-1)
+        merged = F.interpolate(merged[None], tuple(size), mode="bilinear", align_corners=False)[0]
+        total = total + merged.softmax(0)
+    return total / len(views)
 
 
-def segment_on_device(model, image, scales, mirror, base_size, window, stride):
-    """`segment` without the CRF → (K,H,W) on the model's device, where the argmax of a GPU's takes no time."""
-    views, flips = image_views(model, image, scales, base_size, mirror)
-    return predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+def at_least(view: Tensor, side: int) -> Tensor:
+    """A view (3,h,w) whose short side is under `side` pixels, enlarged to it, the long side rounded down."""
+    height, width = view.shape[-2:]
+    short = min(height, width)
+    if short >= side:
+        return view
+    size = (height * side // short, width * side // short)
+    return F.interpolate(view[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def segment_list(model, dataset, ids, folder, *, crf, workers, progress, scales, mirror, base_size, window, stride):
-    """Masks of a list, multi-scale, before and after the CRF; what is there already stays.
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Left edges of windows along a side: every `stride` pixels, the last one flush with the border."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
 
-    folder: gets `multi/` and, where `crf` names settings, `multi_crf/` with one palette PNG per image.
+
+def window_places(size: Sequence[int], window: int, stride: int) -> list[Place]:
+    """The windows of a view of `size` (h,w), row by row."""
+    height, width = size
+    return [
+        (slice(top, top + window), slice(left, left + window))
+        for top in window_starts(height, window, stride)
+        for left in window_starts(width, window, stride)
+    ]
+
+
+def window_logits(model: "Segmenter", crops: list[Tensor]) -> Iterator[Tensor]:
+    """Yields the logits (K,window,window) of equal crops (3,window,window), taking several at once to the model."""
+    at_once = max(WINDOW_PIXELS_AT_ONCE // crops[0][0].numel(), WINDOWS_AT_ONCE if crops[0].is_cuda else 1)
+    for first in range(0, len(crops), at_once):
+        yield from model(torch.stack(crops[first : first + at_once])).float()
+
+
+def merge_windows(places: Sequence[Place], logits: Iterator[Tensor], size: Sequence[int]) -> Tensor:
+    """The logits (K,h,w) of a view of `size`: the mean of its windows where they overlap.
+
+    Args:
+        places: of its windows.
+        logits: (K,window,window) of these, and of the views after it: takes as many as there are places.
+        size: (h,w).
     """
-    places = [folder / "multi", *([folder / "multi_crf"] if crf else [])]
+    first = next(logits)
+    total = first.new_zeros(*first.shape[:-2], *size)
+    count = first.new_zeros(*size)
+    for (rows, columns), window in zip(places, chain([first], logits)):  # in this order, zip takes none too many
+        total[..., rows, columns] += window
+        count[rows, columns] += 1
+    return total / count
+
+
+# ── A list ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def segment_list(  # noqa: PLR0913 (the keywords are what a checkpoint says of its inference)
+    model: "Segmenter",
+    dataset: "Dataset",
+    ids: Sequence[str],
+    folder: Path,
+    *,
+    crf: str,
+    workers: int,
+    progress: Progress,
+    scales: Sequence[float],
+    mirror: bool,
+    base_size: int,
+    window: int,
+    stride: int,
+) -> None:
+    """Masks of a list, before and after the CRF; what is there already stays.
+
+    Args:
+        model: of step 2, on its device.
+        dataset: gives the images.
+        ids: of the images.
+        folder: gets `multi/` and, where there is a CRF, `multi_crf/` with one palette PNG per image.
+        crf: "" (none), "voc" or "coco" settings.
+        workers: processes for the CRF, beside the network.
+        progress: counts images.
+        scales: see `segment`.
+        mirror: see `segment`.
+        base_size: see `segment`.
+        window: see `segment`.
+        stride: see `segment`.
+    """
+    plain, refined = folder / "multi", folder / "multi_crf"
+    places = [plain, refined] if crf else [plain]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
-    waiting = deque()
+    waiting: deque[Future[None]] = deque()
     with spawned(workers) as pool:
         for image_id in ids:
-            if not all((place / f"{image_id}.png").is_file() for place in places):
-                image = dataset.image(image_id)
-                probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride)
-                mask = probabilities.argmax(0)
-                write_label_png(folder / "multi" / f"{image_id}.png", mask.cpu().numpy())
-                if crf:  # it knows the classes that win somewhere, so only these go to the other process
-                    winners, path = mask.unique(), folder / "multi_crf" / f"{image_id}.png"
-                    given = (image, probabilities[winners].cpu().numpy(), winners.cpu().numpy(), crf)
-                    waiting.append(pool.submit(refine_to_file, path, *given))
-                    if len(waiting) > 4 * workers:
-                        waiting.popleft().result()
+            name = f"{image_id}.png"
+            if all((place / name).is_file() for place in places):
+                progress.update(1)
+                continue
+            image = dataset.image(image_id)
+            probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride)
+            mask = probabilities.argmax(0)
+            write_label_png(plain / name, mask.cpu().numpy())
+            if crf:
+                winners = mask.unique()  # the CRF knows these classes only, so no others go to its process
+                given = (image, probabilities[winners].cpu().numpy(), winners.cpu().numpy(), crf)
+                waiting.append(pool.submit(refine_to_file, refined / name, *given))
+            if len(waiting) > 4 * workers:
+                waiting.popleft().result()
             progress.update(1)
         for job in waiting:
             job.result()

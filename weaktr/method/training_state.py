@@ -1,34 +1,57 @@
-"""The state of an unfinished training: written after every epoch, read by a restart."""
+"""What both training loops need: the state of an unfinished training, kept after every epoch and read by a restart."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from ..errors import ParameterError
 from ..files import atomic
 
+History = list[dict[str, Any]]  # rows of a history, by column
 
-def keep(folder, model, optimizer, history, **more):
-    """Write everything a restart needs to folder/resume.pt, whole."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history, **more}
+
+def keep(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+    """Write everything that a restart needs to folder/resume.pt, whole or not at all."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
     with atomic(Path(folder) / "resume.pt") as aside:
         torch.save(state, aside)
 
 
-def restore(folder, model, optimizer):
-    """Load what `keep` wrote into model and optimizer → history so far, [] for a fresh start.
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    """Load what `keep` wrote into model and optimizer.
 
-    Of a finished training the model and its history are left: a person steps through its notebook without training.
+    After a finished training only model.safetensors and history.csv remain: running its notebook again by hand loads
+    them and trains nothing.
+
+    Returns:
+        The history so far, [] for a fresh start.
     """
-    path, trained = Path(folder) / "resume.pt", Path(folder) / "model.safetensors"
-    if not path.is_file() and trained.is_file():
-        model.load_state_dict(load_file(trained))
+    unfinished = Path(folder) / "resume.pt"
+    finished = Path(folder) / "model.safetensors"
+    if unfinished.is_file():
+        state = torch.load(unfinished, map_location=next(model.parameters()).device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        print(f"going on after {len(state['history'])} finished steps of {unfinished}", flush=True)
+        return state["history"]
+    if finished.is_file():
+        model.load_state_dict(load_file(finished))
         return pd.read_csv(Path(folder) / "history.csv").to_dict("records")
-    if not path.is_file():
-        return []
-    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"going on after {len(state['history'])} finished steps of {path}", flush=True)
-    return state["history"]
+    return []
+
+
+def check_batch(images: int, batch_size: int) -> None:
+    """Raise ParameterError for a training list that does not fill a single batch."""
+    if images < batch_size:
+        raise ParameterError(f"there are {images} images, fewer than batch size {batch_size}; lower it")
+
+
+def check_loss(loss: float, when: str, lr: float) -> None:
+    """Raise ParameterError where a training has diverged. when: "in epoch 3", for the message."""
+    if not math.isfinite(loss):
+        raise ParameterError(f"the loss became {loss} {when}; lower the learning rate {lr}")
