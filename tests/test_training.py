@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from weaktr.data.images import read_label_png
 from weaktr.data.transforms import CamSamples, SegmentationSamples, seed_everything
 from weaktr.device import autocast
-from weaktr.errors import ParameterError
+from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.method import cam_measures, cam_training, retraining, training_state
 from weaktr.method.cam_measures import EpochMeasures, average_precision, classify
 from weaktr.method.cam_training import CamTrainingOptions, best_by, cam_losses, train_cam
@@ -31,6 +31,7 @@ from weaktr.method.retraining import (
     train_and_save,
     train_segmenter,
 )
+from weaktr.method.training_state import DivergedError, check_loss
 from weaktr.models.cam import create_cam_model
 from weaktr.models.checkpoints import save_model
 from weaktr.models.segmenter import create_segmenter
@@ -177,9 +178,18 @@ def test_a_finished_cam_training_is_only_loaded(trained_cams, tiny_dataset):
 def test_a_loss_that_is_nan_names_the_learning_rate(tiny_dataset, tmp_path):
     model = cam_model()
     torch.nn.init.constant_(model.head.weight, math.nan)
-    with pytest.raises(ParameterError, match=r"loss became nan in epoch 1; lower the learning rate 0\.5"):
+    with pytest.raises(DivergedError, match=r"loss became nan in epoch 1; lower the learning rate 0\.5"):
         learn_cams(tiny_dataset, tmp_path, model=model)
     assert not (tmp_path / "resume.pt").exists()
+
+
+def test_a_training_that_diverges_is_a_failed_run_and_no_bad_input():
+    """Also from a process of its own, and the runner shows its words."""
+    with pytest.raises(DivergedError) as caught, beside(check_loss, math.inf, "in epoch 2", 0.5):
+        pass
+    assert isinstance(caught.value, RunError) and not isinstance(caught.value, UserError)
+    assert str(caught.value) == "the loss became inf in epoch 2; lower the learning rate 0.5"
+    check_loss(1.0, "in epoch 2", 0.5)
 
 
 def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
@@ -554,7 +564,7 @@ def test_a_killed_mask_training_goes_on_as_if_nothing_had_happened(
 def test_nan_in_step_two_names_the_learning_rate(tiny_dataset, tmp_path):
     model = segmenter()
     torch.nn.init.constant_(model.decoder.cls_emb, math.nan)
-    with pytest.raises(ParameterError, match=r"loss became (nan|inf) at iteration 0; lower the learning rate 0\.05"):
+    with pytest.raises(DivergedError, match=r"loss became (nan|inf) at iteration 0; lower the learning rate 0\.05"):
         learn_masks(tiny_dataset, tmp_path, model=model)
     assert not (tmp_path / "resume.pt").exists()
 

@@ -9,10 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import ParameterError
+from ..errors import ParameterError, RunError
 from ..files import atomic
 
 History = list[dict[str, Any]]  # rows of a history, by column
+
+
+class DivergedError(RunError):
+    """A training whose loss is not a finite number any more; the epochs before are kept."""
 
 
 def keep(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
@@ -52,6 +56,6 @@ def check_batch(images: int, batch_size: int) -> None:
 
 
 def check_loss(loss: float, when: str, lr: float) -> None:
-    """Raise ParameterError where a training has diverged. when: "in epoch 3", for the message."""
+    """Raise DivergedError where a loss is not a finite number. when: "in epoch 3", for the message."""
     if not math.isfinite(loss):
-        raise ParameterError(f"the loss became {loss} {when}; lower the learning rate {lr}")
+        raise DivergedError(f"the loss became {loss} {when}; lower the learning rate {lr}")
