@@ -41,16 +41,23 @@ def refine_seed(
     return seed, values[refine_labels(image, compact, settings, len(values))]
 
 
+def refine_image(
+    image_id: str, *, dataset: "Dataset", cams: Path, threshold: float, settings: str
+) -> dict[str, np.ndarray]:
+    """`refine_seed` of an image of a data set, from its CAM file in folder `cams` → {"image", "seed", "refined"}."""
+    image = dataset.image(image_id)
+    seed, label = refine_seed(image, dataset.labels(image_id), read_cams(image_id, cams), threshold, settings)
+    return {"image": image, "seed": seed, "refined": label}
+
+
 def refine_file(
     image_id: str, *, dataset: "Dataset", cams: Path, threshold: float, settings: str, output: Path
 ) -> None:
-    """`refine_seed` on files: CAMs from folder `cams`, the pseudo label to folder `output`; what is there stays."""
+    """`refine_image` whose pseudo label goes to folder `output`; what is there stays."""
     path = output / f"{image_id}.png"
-    if path.is_file():
-        return
-    found = read_cams(image_id, cams)
-    _, label = refine_seed(dataset.image(image_id), dataset.labels(image_id), found, threshold, settings)
-    write_label_png(path, label)
+    if not path.is_file():
+        made = refine_image(image_id, dataset=dataset, cams=cams, threshold=threshold, settings=settings)
+        write_label_png(path, made["refined"])
 
 
 def read_seed(image_id: str, *, dataset: "Dataset", cams: Path, threshold: float) -> np.ndarray:
