@@ -91,6 +91,7 @@ class SweepRun:
             self.stages.pop(0)
         if not self.stages:
             self.state = "done"
+            self.message = ""
 
 
 def folder_name(variant: str, seed: int) -> str:
