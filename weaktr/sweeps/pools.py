@@ -1,19 +1,21 @@
 """Where stages run: in processes on this machine, or as Slurm jobs."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ..errors import UserError
 from ..files import resolve
 from ..processes import cores, spawned
 from ..workbench.runner import run
+
+SECONDS_TO_END = 10  # for an interrupted worker, before it is killed
 
 
 # ── A stage ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,18 +82,22 @@ class LocalPool:
         return job
 
     def stop(self) -> None:
-        """Interrupt what runs: kernels end their stage where it can be continued."""
+        """Interrupt what runs; its workers have ended when it returns.
+
+        Only workers are interrupted, by SIGINT: each ends its kernel, as `weaktr run` does, with the time to save what
+        it can be continued from. Interrupted directly, as well, a kernel can lose that time.
+        """
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
-        workers = []
-        for one in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "multiprocessing.resource_tracker" not in " ".join(one.cmdline()):  # which ends by itself
-                    one.send_signal(signal.SIGINT)
-                    workers.append(one)
-        for worker in psutil.wait_procs(workers, timeout=10)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            if worker.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGINT)
+        deadline = time.monotonic() + SECONDS_TO_END
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()  # nothing to one that has ended
 
 
 # ── A cluster ─────────────────────────────────────────────────────────────────────────────────────────────────────
