@@ -15,7 +15,7 @@ from ..files import resolve
 from ..processes import cores, spawned
 from ..workbench.runner import run
 
-SECONDS_TO_END = 10  # for an interrupted worker, before it is killed
+SECONDS_TO_END = 30  # for an interrupted worker and its kernel (some 4 measured), before it is killed
 
 
 # ── A stage ───────────────────────────────────────────────────────────────────────────────────────────────────────
