@@ -19,7 +19,7 @@ from weaktr.sweeps import file, plan, pools, schedule
 STAGES = ("01_first", "02_second", "03_third", "04_fourth", "05_fifth")
 CELLS = (
     'run_folder: str = ""  # folder of the run\nseed: int = 504  # of nothing',
-    "from weaktr import runs\n\nstage = runs.open_stage({!r}, globals())",
+    "from weaktr.workbench import open_stage\n\nstage = open_stage({!r}, globals())",
     'stage.finish([{{"list": "val", "list_size": 9, "metric": "none", "value": 1.0}}])',
 )
 

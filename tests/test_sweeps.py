@@ -20,7 +20,7 @@ from test_runs import PARAMETERS, write_notebook
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.models import weights
-from weaktr.sweeps import console, file, plan, pools, results, schedule
+from weaktr.sweeps import console, file, plan, pools, results, schedule, sharing
 from weaktr.workbench import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,7 +155,7 @@ def test_grid_and_variants_multiply(place):
         ("[1, 2]", "[]", r"seeds is \[\]"),
         ("[1, 2]", '["1"]', r"seeds is \['1'\]"),
         ('title = "Thresholds"', 'preset = "demmo"', r"sweep .*unknown preset 'demmo', did you mean demo"),
-        ('title = "Thresholds"', 'baseline = "lo"', r"baseline 'lo' is no variant, did you mean low"),
+        ('title = "Thresholds"', 'baseline = "lo"', r"baseline 'lo' is not a variant, did you mean low"),
         ('title = "Thresholds"', 'stages = ["1st"]', r"unknown stage '1st'"),
         ('title = "Thresholds"', 'stages = ["01"]', r"'low' and 'high' are the same to 01_first; remove"),
         ('stage = "02_second"', 'stage = "2"', r"measure 'score' reads unknown stage '2'"),
@@ -245,7 +245,7 @@ def test_shipped_sweeps_are_valid(path):
     found = file.read_sweep(path)
     assert len(found.seeds) >= 3 and found.question.strip() and found.title
     for runs in [plan.plan([found], check=False)] if path.parent.name == "demo" else []:
-        last = {plan._identity(one, found.stages[-1]) for one in runs}
+        last = {one.recipe(found.stages[-1]) for one in runs}
         assert len(last) == len(runs), "every variant and seed is another run to the last stage"
     twin = "voc12" if path.parent.name == "demo" else "demo"
     assert (path.parents[1] / twin / path.name).is_file(), "each sweep has a demo version and one for VOC12"
@@ -284,7 +284,7 @@ def test_a_stage_that_vanishes_while_it_is_linked_is_computed(swept, monkeypatch
     def gone(source, *_, **__):
         raise shutil.Error([(source, "target", "No such file")])
 
-    monkeypatch.setattr(plan.shutil, "copytree", gone)
+    monkeypatch.setattr(sharing.shutil, "copytree", gone)
     source = {"seeds": [1], "measure": list(read(swept).measures)}
     (one,) = go(swept, read(swept, source, "other")).values()
     assert (one.state, one.shared, times_run(one)) == ("done", 0, 1)
@@ -527,7 +527,7 @@ def test_estimate_and_plan_in_words(place, swept):
     text = console.plan_text(runs, plan.to_compute(runs), plan.estimate_seconds(runs, ()), 1)
     assert text == (
         "4 runs, 0 done already; 6 stages to compute, 2 more are shared; "
-        "estimate unknown time, no stage like these was finished here with 1 job"
+        "no estimate, since not all of these stages have been finished here before"
     )
     (swept / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
     runs = plan.plan([read(swept)], notebooks=swept / "notebooks")

@@ -1,1 +1,7 @@
-"""Many runs: read a sweep, plan it, run it, put its results together. Nothing else in the package knows it."""
+"""Sweeps: many runs that differ in a few parameters. Read from a file, planned, executed, summed up.
+
+    file → plan → schedule (in pools) → results → tables
+
+A sweep runs the notebooks through the workbench and knows nothing of networks, images or masks: it reads parameters,
+manifests, metrics and pixel counts. Only the command line and notebook 06 use this room.
+"""

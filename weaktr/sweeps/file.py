@@ -22,11 +22,14 @@ list = "val"
 crf = false
 """
 
+import contextlib
 import itertools
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ParameterError, near
 from ..files import resolve
@@ -36,131 +39,246 @@ from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import select
 
 SWEEPS = "papermill_runs/sweeps"
-KEYS = ("title", "question", "preset", "stages", "seeds", "baseline", "set", "variants", "grid", "measure")
-LABEL = r"(?!\.)[\w.=,+ -]+"  # what may be a folder's name
-MEASURE_KEYS = ("label", "stage", "metric", "list", "list_size", "crf", "oracle", "threshold_from")
+PRESET = "demo"  # where the file names none
+SEEDS = (504,)  # where the file names none
+ENTRIES = ("title", "question", "preset", "stages", "seeds", "baseline", "set", "variants", "grid", "measure")
+FORMS = {  # entry → the type of its value, how it is written
+    "seeds": (list, "seeds = [ … ]"),
+    "stages": (list, "stages = [ … ]"),
+    "measure": (list, "[[measure]]"),
+    "set": (dict, "[set]"),
+    "variants": (dict, "[variants]"),
+    "grid": (dict, "[grid]"),
+}
+MEASURE_ENTRIES = ("label", "stage", "metric", "list", "list_size", "crf", "oracle", "threshold_from")
+MEASURE_NEEDS = {"label", "stage", "metric"}
+SET_BY_THE_SWEEP = {"seed", "run_folder"}
+FOLDER_NAME = r"(?!\.)[\w.=,+ -]+"
+
+Parameters = dict[str, Any]
+Measure = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A checked sweep file; `overrides` holds every variant's parameters by its name."""
+    """A checked sweep file.
+
+    Attributes:
+        name: That of its folder.
+        overrides: {variant: what it sets, preset included}.
+        baseline: The variant that the others are compared with, as the file names it.
+        baselines: {variant: the one it is compared with}.
+        measures: As in the file; all but `label` and `stage` is what a metrics record has to fulfil.
+        folder: Holds a folder per run.
+    """
 
     name: str
     title: str
     question: str
     preset: str
-    stages: tuple
-    seeds: tuple
+    stages: tuple[str, ...]
+    seeds: tuple[int, ...]
     baseline: str
-    overrides: dict
-    baselines: dict  # variant → the one it is compared with
-    measures: tuple
+    overrides: dict[str, Parameters]
+    baselines: dict[str, str]
+    measures: tuple[Measure, ...]
     folder: Path
 
 
-def read_sweep(source, name="", *, root=SWEEPS, notebooks=NOTEBOOKS):
-    """A Sweep from a TOML file, named <preset>_<file>, or from the same as a dict, in a notebook cell, and a `name`.
+@dataclass(frozen=True)
+class Variant:
+    """A variant at a point of the grid.
 
-    Raises ParameterError naming file, key and remedy for anything that could not run; nothing is started or written.
+    Attributes:
+        label: As in [variants]; "" in a file without them.
+        point: {parameter: value} of the grid; {} in a file without one.
+        overrides: All that it sets.
     """
-    if not isinstance(source, dict):
-        path = Path(source)
-        try:
-            source = tomllib.loads(path.read_text(encoding="utf-8"))
-            name = name or f"{source.get('preset', 'demo')}_{path.stem}"
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
-    where = f"sweep {name}"
-    if not re.fullmatch(LABEL, name):
-        raise ParameterError(f"{where}: its name becomes a folder's; give one of letters, digits and . = , + -")
-    for key in source:
-        if key not in KEYS:
-            raise ParameterError(f"{where}: unknown entry {key!r}{near(key, KEYS)}; there are {', '.join(KEYS)}")
-    _check_shape(where, source)
+
+    label: str
+    point: Parameters
+    overrides: Parameters
+
+    @property
+    def name(self) -> str:
+        """Its name, part of a folder's."""
+        return variant_name(self.label, self.point)
+
+
+def read_sweep(
+    source: str | Path | dict[str, Any], name: str = "", *, root: str | Path = SWEEPS, notebooks: str | Path = NOTEBOOKS
+) -> Sweep:
+    """Read and check a sweep; nothing is started or written.
+
+    Args:
+        source: A TOML file, or its content as a dict, as in a notebook's cell.
+        name: Of the sweep's folder; left out: <preset>_<file>.
+        root: The folder of all sweeps' folders.
+        notebooks: The folder of the notebooks that declare the parameters.
+
+    Raises:
+        ParameterError: For anything that could not run, naming file, entry and remedy.
+    """
+    if isinstance(source, dict):
+        entries = source
+    else:
+        entries = load(source)
+        name = name or f"{entries.get('preset', PRESET)}_{Path(source).stem}"
     declared = catalogue(notebooks)
-    preset = source.get("preset", "demo")
+    with naming(f"sweep {name}"):
+        if not re.fullmatch(FOLDER_NAME, name):
+            raise ParameterError("its name becomes a folder's; give one of letters, digits and . = , + -")
+        check_shape(entries)
+        check_overrides(entries)
+        preset = entries.get("preset", PRESET)
+        base = presets.get(preset).parameters | entries.get("set", {})
+        stages = tuple(select(entries.get("stages"), declared))
+        variants = expand(entries.get("variants", {}), entries.get("grid", {}), base)
+        overrides = {variant.name: variant.overrides for variant in variants}
+        check_variants(overrides, stages, declared)
+        seeds = tuple(entries.get("seeds", SEEDS))
+        check_seeds(seeds)
+        measures = tuple(entries.get("measure", ()))
+        check_measures(measures, stages, declared)
+        baseline = entries.get("baseline", next(iter(overrides)))
+        return Sweep(
+            name=name,
+            title=entries.get("title", name),
+            question=entries.get("question", ""),
+            preset=preset,
+            stages=stages,
+            seeds=seeds,
+            baseline=baseline,
+            overrides=overrides,
+            baselines=find_baselines(baseline, variants),
+            measures=measures,
+            folder=resolve(root) / name,
+        )
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The entries of a TOML file. Raises ParameterError where it cannot be read."""
     try:
-        base = presets.get(preset).parameters | source.get("set", {})
-        stages = tuple(select(source.get("stages"), declared))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Puts in front of a ParameterError what it is about."""
+    try:
+        yield
     except ParameterError as error:
-        raise ParameterError(f"{where}: {error}") from error
-    variants, grid = source.get("variants", {}), source.get("grid", {})
+        raise ParameterError(f"{what}: {error}") from error
+
+
+# ── The shape of the file ─────────────────────────────────────────────────────────────────────────────────────────
+def check_shape(entries: dict[str, Any]) -> None:
+    """Refuse unknown entries, those of another type, and empty tables."""
+    for entry in entries:
+        if entry not in ENTRIES:
+            raise ParameterError(f"unknown entry {entry!r}{near(entry, ENTRIES)}; there are {', '.join(ENTRIES)}")
+    for entry, (kind, form) in FORMS.items():
+        if entry in entries and not isinstance(entries[entry], kind):
+            raise ParameterError(f"{entry} is {entries[entry]!r}; write it as {form}")
+    for entry in ("variants", "grid"):
+        if entry in entries and not entries[entry]:
+            raise ParameterError(f"[{entry}] is empty; give it an entry, or leave it out")
+
+
+def check_overrides(entries: dict[str, Any]) -> None:
+    """Refuse variants that are not tables, grids without values, and overrides of what a sweep sets itself."""
+    variants = entries.get("variants", {})
+    grid = entries.get("grid", {})
+    for label, own in variants.items():
+        if not isinstance(own, dict):
+            raise ParameterError(f"variant {label!r} is {own!r}; write [variants.{label}] and its overrides below")
+    for table, own in {"set": entries.get("set", {}), "grid": grid, **variants}.items():
+        for parameter in SET_BY_THE_SWEEP & own.keys():
+            raise ParameterError(f"{table}: {parameter} is set by the sweep itself; give `seeds` instead")
     for parameter, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise ParameterError(f"{where}: grid.{parameter} is {values!r}; give a list of at least one value")
-    overrides, baselines, baseline = {}, {}, source.get("baseline")
+            raise ParameterError(f"grid.{parameter} is {values!r}; give a list of at least one value")
+
+
+def check_seeds(seeds: Sequence[Any]) -> None:
+    """Refuse anything but different whole numbers."""
+    whole = all(type(seed) is int and seed >= 0 for seed in seeds)  # not isinstance: True is an int as well
+    if not seeds or not whole or len(set(seeds)) < len(seeds):
+        raise ParameterError(f"seeds is {list(seeds)!r}; give different whole numbers, at least one")
+
+
+# ── Variants ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def expand(variants: dict[str, Parameters], grid: dict[str, list], base: Parameters) -> list[Variant]:
+    """Every variant at every point of the grid; `base` is what all of them set."""
+    expanded = []
     for label, own in (variants or {"": {}}).items():
-        for combination in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, combination))
-            overrides[_name(label, chosen)] = base | own | chosen
-            baselines[_name(label, chosen)] = _name(baseline, chosen) if baseline in variants else baseline
-    seen = {}
-    for label, parameters in overrides.items():
-        if not re.fullmatch(LABEL, label):
-            raise ParameterError(f"{where}: variant {label!r} is a folder's name; use letters, digits and . = , + -")
-        try:
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
+            expanded.append(Variant(label, point, base | own | point))
+    return expanded
+
+
+def variant_name(label: str, point: Parameters) -> str:
+    """What a variant at a point of the grid is called, part of a folder's name: "off clip_cell=24,seg_lr=0.1"."""
+    settings = ",".join(f"{parameter}={_in_a_name(value)}" for parameter, value in point.items())
+    return " ".join(part for part in (label, settings) if part) or "run"
+
+
+def _in_a_name(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace(":", "-").replace("/", "-")
+
+
+def check_variants(overrides: dict[str, Parameters], stages: Sequence[str], declared: dict[str, Any]) -> None:
+    """Refuse variants without a usable name or with unusable parameters, and two that would run the same."""
+    effective = {parameter for stage in stages for parameter in declared[stage]} - WITHOUT_EFFECT
+    checked: dict[str, Parameters] = {}
+    for name, parameters in overrides.items():
+        if not re.fullmatch(FOLDER_NAME, name):
+            raise ParameterError(f"variant {name!r} is a folder's name; use letters, digits and . = , + -")
+        with naming(f"variant {name!r}"):
             values = check_parameters(parameters, declared)
-        except ParameterError as error:
-            raise ParameterError(f"{where}, variant {label!r}: {error}") from error
-        read = {parameter for stage in stages for parameter in declared[stage]} - WITHOUT_EFFECT
-        same = seen.setdefault(repr(sorted((n, value) for n, value in values.items() if n in read)), label)
-        if same != label:
-            raise ParameterError(
-                f"{where}: variants {same!r} and {label!r} are the same to {', '.join(stages)}; remove one of them"
-            )
-    seeds = source.get("seeds", [504])
-    if not seeds or len({*map(repr, seeds)}) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ParameterError(f"{where}: seeds is {seeds!r}; give different whole numbers, at least one")
-    measures = tuple(source.get("measure", ()))
+        own = {parameter: value for parameter, value in values.items() if parameter in effective}
+        for other, others in checked.items():
+            if own == others:
+                where = ", ".join(stages)
+                raise ParameterError(f"variants {other!r} and {name!r} are the same to {where}; remove one of them")
+        checked[name] = own
+
+
+def find_baselines(baseline: str, variants: Sequence[Variant]) -> dict[str, str]:
+    """{variant: the one it is compared with}: `baseline`, or, where that is a label, it at the same point of the grid.
+
+    Raises ParameterError where it is neither a label nor a variant's name.
+    """
+    labels = [variant.label for variant in variants if variant.label]
+    names = [variant.name for variant in variants]
+    if baseline in labels:
+        return {variant.name: variant_name(baseline, variant.point) for variant in variants}
+    if baseline in names:
+        return dict.fromkeys(names, baseline)
+    raise ParameterError(f"baseline {baseline!r} is not a variant{near(str(baseline), names)}")
+
+
+# ── Measures ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def check_measures(measures: Sequence[Measure], stages: Sequence[str], declared: dict[str, Any]) -> None:
+    """Refuse measures that lack something, share a label, or read what the sweep does not make."""
+    if not measures:
+        raise ParameterError("no [[measure]], so nothing would be read off its runs; add one")
     labels = [measure.get("label") for measure in measures]
     for measure in measures:
-        if missing := {"label", "stage", "metric"} - measure.keys():
-            raise ParameterError(f"{where}: a measure lacks {', '.join(sorted(missing))}")
-        if labels.count(measure["label"]) > 1:
-            raise ParameterError(f"{where}: two measures are called {measure['label']!r}; give each its own label")
-        for key in measure:
-            if key not in MEASURE_KEYS:
-                raise ParameterError(
-                    f"{where}, measure {measure['label']!r}: unknown entry {key!r}{near(key, MEASURE_KEYS)}"
-                )
+        if missing := MEASURE_NEEDS - measure.keys():
+            raise ParameterError(f"a measure lacks {', '.join(sorted(missing))}")
+        label = measure["label"]
+        if labels.count(label) > 1:
+            raise ParameterError(f"two measures are called {label!r}; give each its own label")
+        for entry in measure:
+            if entry not in MEASURE_ENTRIES:
+                raise ParameterError(f"measure {label!r}: unknown entry {entry!r}{near(entry, MEASURE_ENTRIES)}")
         if measure["stage"] not in declared:
-            raise ParameterError(f"{where}: measure {measure['label']!r} reads unknown stage {measure['stage']!r}")
-    if not measures:
-        raise ParameterError(f"{where}: no [[measure]], so nothing would be read off its runs; add one")
-    if baseline is None:
-        baseline = next(iter(overrides))
-        baselines = dict.fromkeys(overrides, baseline)
-    if baseline not in {**overrides, **variants}:
-        raise ParameterError(f"{where}: baseline {baseline!r} is no variant{near(str(baseline), overrides)}")
-    if unread := [measure["label"] for measure in measures if measure["stage"] not in stages]:
-        raise ParameterError(f"{where}: measure {unread[0]!r} reads a stage that `stages` leaves out")
-    title, question = source.get("title", name), source.get("question", "")
-    folder = resolve(root) / name
-    return Sweep(name, title, question, preset, stages, tuple(seeds), baseline, overrides, baselines, measures, folder)
-
-
-def _check_shape(where, source):
-    """Refuse tables that are none, and overrides of what a sweep sets itself."""
-    lists = {"seeds": list, "stages": list, "measure": list, "set": dict, "variants": dict, "grid": dict}
-    for key, kind in lists.items():
-        if not isinstance(source.get(key, kind()), kind):
-            form = {"measure": "[[measure]]"}.get(key, f"{key} = [ … ]" if kind is list else f"[{key}]")
-            raise ParameterError(f"{where}: {key} is {source[key]!r}; write it as {form}")
-    for key in ("variants", "grid"):
-        if key in source and not source[key]:
-            raise ParameterError(f"{where}: [{key}] is empty; give it an entry, or leave it out")
-    given = {"set": source.get("set", {}), "grid": source.get("grid", {}), **source.get("variants", {})}
-    for label, own in given.items():
-        if not isinstance(own, dict):
-            raise ParameterError(
-                f"{where}: variant {label!r} is {own!r}; write [variants.{label}] and its overrides below"
-            )
-        for name in {"seed", "run_folder"} & own.keys():
-            raise ParameterError(f"{where}, {label}: {name} is set by the sweep itself; give `seeds` instead")
-
-
-def _name(variant, chosen):
-    """What a variant with its values of the grid is called; it becomes part of a folder's name."""
-    texts = {key: "_".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in chosen.items()}
-    values = ",".join(f"{key}={text.replace(':', '-').replace('/', '-')}" for key, text in texts.items())
-    return " ".join(filter(None, (variant, values))) or "run"
+            raise ParameterError(f"measure {label!r} reads unknown stage {measure['stage']!r}")
+        if measure["stage"] not in stages:
+            raise ParameterError(f"measure {label!r} reads a stage that `stages` leaves out")

@@ -1,158 +1,176 @@
-"""Sweeps: many runs that differ in a few parameters, planned, shared and executed. The files: `sweep_files.py`.
+"""What sweeps have to compute: their runs, checked, the stages that each still lacks, and how long those will take.
 
-Each run has its folder `papermill_runs/sweeps/<sweep>/<variant>-seed<seed>`. A stage that several runs share, in this
-sweep or another, is computed once and hard-linked. The folders are the state: a second call runs what is missing.
+Each run has its folder `papermill_runs/sweeps/<sweep>/<variant>-seed<seed>`. The folders are the state: a second call
+plans what is missing.
 """
 
-import contextlib
-import os
-import shutil
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..data import LISTS
 from ..errors import UserError
 from ..files import read_json, resolve
-from ..workbench.keys import WITHOUT_EFFECT, data_source, finished_key
+from ..workbench.keys import data_source
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import RunFolder
-from ..workbench.stage import remove
-from .file import SWEEPS, Sweep
-
-
-@dataclass
-class SweepRun:
-    """One run of a sweep and how far it is. state: waiting, running, done or failed."""
-
-    sweep: Sweep
-    variant: str
-    seed: int
-    values: dict
-    place: RunFolder
-    stages: list  # still to do, in order
-    state: str = "waiting"
-    message: str = ""
-    shared: int = 0  # stages taken over from other runs
-    seconds: float = 0.0
-    began: float = field(default=0.0, repr=False)
-
-    @property
-    def name(self):
-        """Folder name of the run."""
-        return f"{self.variant}-seed{self.seed}"
+from .file import Sweep
+from .run import SweepRun, folder_name
+from .sharing import run_folders
 
 
 # ── The plan ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def plan(sweeps, *, notebooks=NOTEBOOKS, check=True):
-    """All runs of the sweeps, each with the stages that it still lacks → list of SweepRun.
+def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: bool = True) -> list[SweepRun]:
+    """All runs of the sweeps, each with the stages that it still lacks.
 
-    Reads every list and file that a run will read, once for each data set. Raises UserError for parameters or data
-    that cannot be used and for a run folder that another version of weaktr made.
+    Args:
+        sweeps: As from `read_sweep`.
+        notebooks: The folder of the notebooks.
+        check: Read every list, image and mask that a run will read, and load the weights it starts from, each once.
+
+    Raises:
+        UserError: For parameters or data that cannot be used, and for a run folder of another version of weaktr.
     """
-    from ..workbench.checks import check_run
-
-    declared, sources, extremes, loaded, runs = catalogue(notebooks), {}, {}, set(), []
+    declared = catalogue(notebooks)
+    checker = Checker()
+    sources = {}  # of each data set: its lists are read once
+    runs = []
     for sweep in sweeps:
-        for variant, overrides in sweep.overrides.items():
-            for seed in sweep.seeds:
-                folder = sweep.folder / f"{variant}-seed{seed}"
-                given = overrides | {"seed": seed, "run_folder": str(folder)}
-                values = check_parameters(given, declared)
-                source = (values.get("dataset"), values.get("data_root"))
-                noisy, rule = values.get("oracle_noise", -1) >= 0, values.get("cam_checkpoint")
-                files = repr([*source, *map(values.get, LISTS), noisy, rule])
-                start = repr([values.get(n) for n in ("backbone", "weights", "seg_backbone", "seg_weights")])
-                if check and "dataset" in values:
-                    extremes[files] = check_run(values, files not in extremes, start not in loaded, extremes.get(files))
-                    loaded.add(start)
-                if source not in sources:
-                    sources[source] = data_source(values)
-                place = RunFolder(values, folder, declared, sources[source])
-                _check_version(place)
-                runs.append(SweepRun(sweep, variant, seed, values, place, list(sweep.stages)))
-                _skip_finished(runs[-1])
+        for variant, seed in itertools.product(sweep.overrides, sweep.seeds):
+            folder = sweep.folder / folder_name(variant, seed)
+            given = sweep.overrides[variant] | {"seed": seed, "run_folder": str(folder)}
+            values = check_parameters(given, declared)
+            if check:
+                checker.check(values)
+            data_set = (values.get("dataset"), values.get("data_root"))
+            if data_set not in sources:
+                sources[data_set] = data_source(values)
+            place = RunFolder(values, folder, declared, sources[data_set])
+            _refuse_other_version(place)
+            run = SweepRun(sweep, variant, seed, values, place, list(sweep.stages))
+            run.skip_finished()
+            runs.append(run)
     return runs
 
 
-def _check_version(place):
+@dataclass(frozen=True)
+class WhatIsRead:
+    """What decides which files of a data set a run reads, and what they have to hold."""
+
+    dataset: str
+    data_root: str
+    lists: tuple[str, ...]
+    needs_training_masks: bool
+    checkpoint: str  # the rule that chooses it, which may need labels or masks of its own list
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "WhatIsRead":
+        """What a run with these parameters reads."""
+        return cls(
+            dataset=values["dataset"],
+            data_root=values.get("data_root", ""),
+            lists=tuple(values.get(name, "") for name in LISTS),
+            needs_training_masks=values.get("oracle_noise", -1) >= 0,
+            checkpoint=values.get("cam_checkpoint", ""),
+        )
+
+
+@dataclass(frozen=True)
+class WhatItStartsFrom:
+    """The backbones of both steps and the files of their weights, "" where the weights are looked up by name."""
+
+    backbone: str
+    weights: str
+    seg_backbone: str
+    seg_weights: str
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "WhatItStartsFrom":
+        """What a run with these parameters starts from."""
+        return cls(
+            backbone=values.get("backbone", ""),
+            weights=values.get("weights", ""),
+            seg_backbone=values.get("seg_backbone", ""),
+            seg_weights=values.get("seg_weights", ""),
+        )
+
+
+class Checker:
+    """Checks runs; files of one data set are read once, and weights are loaded once, however many runs use them."""
+
+    def __init__(self) -> None:
+        self._extremes: dict[WhatIsRead, Any] = {}  # what was read → its largest and its narrowest image
+        self._loaded: set[WhatItStartsFrom] = set()
+
+    def check(self, values: dict[str, Any]) -> None:
+        """Raise UserError for the first thing that this run would stumble over; runs without data pass."""
+        if "dataset" not in values:
+            return
+        from ..workbench.checks import check_run  # takes seconds to import, for networks that some sweeps never need
+
+        read = WhatIsRead.of(values)
+        start = WhatItStartsFrom.of(values)
+        self._extremes[read] = check_run(
+            values,
+            data=read not in self._extremes,
+            weights=start not in self._loaded,
+            extremes=self._extremes.get(read),
+        )
+        self._loaded.add(start)
+
+
+def _refuse_other_version(place: RunFolder) -> None:
+    """Results of two versions are not to be compared within one sweep."""
     now = metadata.version("weaktr")
     for stage in place.stages:
-        made = read_json(place.path / stage / "manifest.json").get("versions", {}).get("weaktr", now)
+        folder = place.path / stage
+        made = read_json(folder / "manifest.json").get("versions", {}).get("weaktr", now)
         if made != now:
-            path = place.path / stage
-            raise UserError(f"{path}: made by weaktr {made}, this is {now}; move the sweep's folder away, or delete it")
+            raise UserError(
+                f"{folder}: made by weaktr {made}, this is {now}; move the sweep's folder away, or delete it"
+            )
 
 
-def _skip_finished(one):
-    while one.stages and one.place.up_to_date(one.stages[0]):
-        one.stages.pop(0)
-    if not one.stages:
-        one.state = "done"
-
-
-def _take_over(one, folders):
-    """Link the next stages of a run from folders that hold them under this run's keys."""
-    while one.stages:
-        stage, key = one.stages[0], one.place.key(one.stages[0])
-        source = next((folder / stage for folder in folders if finished_key(folder / stage) == key), None)
-        if source is None:
-            return
-        with contextlib.suppress(OSError):  # another sweep may be making it anew this moment
-            _link(source, one.place.path / stage)
-        if not one.place.up_to_date(stage):
-            return
-        one.stages.pop(0)
-        one.shared += 1
-    one.state = "done"
-
-
-def _link(source, target):
-    """A copy of a finished stage's folder that shares its files, whole or not at all."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copytree(source, aside, copy_function=os.link)
-    except OSError:  # a file system without links
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(source, aside)
-    if target.exists():
-        remove(target)
-    aside.rename(target)
-
-
-def run_folders(root=SWEEPS):
-    """The folders of all runs of all sweeps below `root`."""
-    return sorted({path.parents[1] for path in resolve(root).glob("*/*/[0-9][0-9]_*/manifest.json")})
-
-
-def to_compute(runs):
-    """The stages that have to be computed, shared ones once → {what tells them apart: (run, stage)}."""
-    found = {}
-    for one in runs:
-        for stage in one.stages:
-            found.setdefault(_identity(one, stage), (one, stage))
+# ── What is left to compute, and for how long ─────────────────────────────────────────────────────────────────────
+def to_compute(runs: Iterable[SweepRun]) -> dict[str, tuple[SweepRun, str]]:
+    """The stages that have to be computed, shared ones once → {what the stage is made from: (run, stage)}."""
+    found: dict[str, tuple[SweepRun, str]] = {}
+    for run in runs:
+        for stage in run.stages:
+            found.setdefault(run.recipe(stage), (run, stage))
     return found
 
 
-def _identity(one, stage):
-    """What a stage will be made from: the same for two runs that can share it."""
-    chain = [(other, one.place.parameters[other]) for other in one.place.stages if other <= stage]
-    return repr([(other, {k: v for k, v in own.items() if k not in WITHOUT_EFFECT}) for other, own in chain])
+def estimate_seconds(
+    runs: Sequence[SweepRun], elsewhere: Iterable[str | Path] = ("papermill_runs/reference", "papermill_runs/demo")
+) -> float:
+    """Seconds that the missing stages will take, one after the other; NaN where nothing like one of them was finished.
 
-
-def estimate_seconds(runs, elsewhere=("papermill_runs/reference", "papermill_runs/demo")):
-    """Seconds that the missing stages will take, one after the other, from finished ones of the same name, of the same
-    preset where there are some; NaN where a stage was never finished.
+    Args:
+        runs: As from `plan`.
+        elsewhere: Folders of runs that finished stages are also sought in, besides those of all sweeps.
     """
-    folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)] if runs else []
-    wanted, total = to_compute(runs).values(), 0.0
-    stages = {stage for _, stage in wanted}
-    made = {stage: [read_json(folder / stage / "manifest.json") for folder in folders] for stage in stages}
-    for one, stage in wanted:
-        finished = [manifest for manifest in made[stage] if "seconds" in manifest]
-        alike = [manifest for manifest in finished if manifest.get("preset") == one.sweep.preset]
-        total += float(np.median([manifest["seconds"] for manifest in alike or finished] or [np.nan]))
+    if not runs:
+        return 0.0
+    folders = [*run_folders(runs[0].sweep.folder.parent), *map(resolve, elsewhere)]
+    manifests: dict[str, list[dict]] = {}  # of each stage: those of all runs that have it
+    total = 0.0
+    for run, stage in to_compute(runs).values():
+        if stage not in manifests:
+            manifests[stage] = [read_json(folder / stage / "manifest.json") for folder in folders]
+        total += _typical_seconds(manifests[stage], run.sweep.preset)
     return total
+
+
+def _typical_seconds(manifests: Iterable[dict[str, Any]], preset: str) -> float:
+    """The median of a stage's finished runs, of those of the preset where there are some; NaN without any."""
+    finished = [manifest for manifest in manifests if "seconds" in manifest]
+    alike = [manifest for manifest in finished if manifest.get("preset") == preset]
+    seconds = [manifest["seconds"] for manifest in alike or finished]
+    return float(np.median(seconds)) if seconds else math.nan

@@ -1,21 +1,25 @@
 """Where stages run: in processes on this machine, or as Slurm jobs."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
-from concurrent.futures import BrokenExecutor
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 from ..errors import UserError
 from ..files import resolve
 from ..processes import cores, spawned
 from ..workbench.runner import run
 
+SECONDS_TO_END = 30  # for an interrupted worker and its kernel (some 4 measured), before it is killed
 
-# ── Execution ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def execute_stage(parameters, folder, stage, preset, notebooks):
+
+# ── A stage ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def execute_stage(parameters: Mapping[str, Any], folder: str, stage: str, preset: str, notebooks: str) -> None:
     """One stage of one run, in a process of its own; what it prints goes to log.txt in the run's folder."""
     log_path = resolve(folder) / "log.txt"
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +31,14 @@ def execute_stage(parameters, folder, stage, preset, notebooks):
         run(parameters, folder, stages=[stage], preset=preset, notebooks=Path(notebooks), check=False)
 
 
-def _gpus():
+# ── This machine ──────────────────────────────────────────────────────────────────────────────────────────────────
+def local_jobs(jobs: int = 0) -> int:
+    """How many stages run at a time here: `jobs`, or for 0 one per GPU, or one per two cores without a GPU."""
+    return jobs or len(_gpus()) or max(1, cores() // 2)
+
+
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each GPU that this process may use."""
     import torch
 
     if not torch.cuda.is_available():
@@ -36,13 +47,8 @@ def _gpus():
     return [gpu for gpu in visible.split(",") if gpu] or [str(i) for i in range(torch.cuda.device_count())]
 
 
-def local_jobs(jobs=0):
-    """How many stages run at a time here: `jobs`, or for 0 one per GPU, or one per two cores."""
-    return jobs or len(_gpus()) or max(1, cores() // 2)
-
-
-def _settle(threads, gpu):
-    """In a new process: its share of the threads and, where there are any, a GPU of its own."""
+def _take_share(threads: int, gpu: str | None) -> None:
+    """In a new process: its share of the threads and, where there are GPUs, one of them."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -54,43 +60,68 @@ class LocalPool:
     Each is an executor of its own: a process that is killed takes its own stage with it and no other.
     """
 
-    def __init__(self, jobs):
-        gpus, threads = _gpus(), max(1, cores() // jobs)
-        self._shares = [(threads, gpus[i % len(gpus)] if gpus else None) for i in range(jobs)]
-        self._executors, self._running = [self._start(i) for i in range(jobs)], [None] * jobs
+    def __init__(self, jobs: int) -> None:
+        self._threads = max(1, cores() // jobs)
+        self._gpus = _gpus()
+        self._executors = [self._new_executor(i) for i in range(jobs)]
+        self._running: list[Future | None] = [None] * jobs
 
-    def _start(self, i):
-        return spawned(1, _settle, *self._shares[i])
+    def _new_executor(self, i: int) -> ProcessPoolExecutor:
+        gpu = self._gpus[i % len(self._gpus)] if self._gpus else None
+        return spawned(1, _take_share, self._threads, gpu)
 
-    def submit(self, function, *arguments):
-        """Start function(*arguments) in a process that has nothing to do → Future. No more than `jobs` at a time."""
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Start function(*arguments) in a process that has nothing to do. No more than `jobs` at a time."""
         i = next(i for i, job in enumerate(self._running) if job is None or job.done())
         try:
-            self._running[i] = self._executors[i].submit(function, *arguments)
+            job = self._executors[i].submit(function, *arguments)
         except BrokenExecutor:  # its process was killed
-            self._executors[i] = self._start(i)
-            self._running[i] = self._executors[i].submit(function, *arguments)
-        return self._running[i]
+            self._executors[i] = self._new_executor(i)
+            job = self._executors[i].submit(function, *arguments)
+        self._running[i] = job
+        return job
 
-    def stop(self):
-        """Interrupt what runs: kernels end their stage where it can be continued."""
+    def stop(self) -> None:
+        """Interrupt what runs; its workers have ended when it returns.
+
+        Only workers are interrupted, by SIGINT: each ends its kernel, as `weaktr run` does, with the time to save what
+        it can be continued from. Interrupted directly, as well, a kernel can lose that time.
+        """
         for executor in self._executors:
             executor.shutdown(wait=False, cancel_futures=True)
-        workers = []
-        for one in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "multiprocessing.resource_tracker" not in " ".join(one.cmdline()):  # which ends by itself
-                    one.send_signal(signal.SIGINT)
-                    workers.append(one)
-        for worker in psutil.wait_procs(workers, timeout=10)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            if worker.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGINT)
+        deadline = time.monotonic() + SECONDS_TO_END
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()  # nothing to one that has ended
 
 
-def slurm_pool(folder, *, cluster="slurm", partition="", gpus=1, cpus=8, minutes=1440):
-    """Submitit's executor, one Slurm job per stage → executor. cluster "local" runs them here, for tests.
+# ── A cluster ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def slurm_pool(
+    folder: str | Path,
+    *,
+    cluster: str = "slurm",
+    partition: str = "",
+    gpus: int = 1,
+    cpus: int = 8,
+    minutes: int = 1440,
+) -> Any:
+    """Submitit's executor, one Slurm job per stage.
 
-    Raises UserError where there is no Slurm.
+    Args:
+        folder: Submitit's files go to `slurm` in it.
+        cluster: "local" runs the jobs on this machine, for tests.
+        partition: "" for the cluster's default.
+        gpus: Per job.
+        cpus: Per job.
+        minutes: After which a job is ended.
+
+    Raises:
+        UserError: Where there is no Slurm.
     """
     import submitit
 

@@ -1,7 +1,10 @@
 """What came out of a sweep: every measure of every run, and a summary with intervals and paired differences."""
 
 import contextlib
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,133 +17,265 @@ from ..workbench.keys import data_source
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.text import aligned
 from . import tables
+from .file import Measure, Sweep
 from .plan import plan
+from .run import SweepRun
 
-FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")
+FACTS = ("metric", "list", "list_size", "crf", "oracle", "value", "counts")  # of a metrics record
 
 
-def results(sweep, notebooks=NOTEBOOKS):
-    """Every measure of every finished run → DataFrame, a row each, with the run's folder, key and commit.
+# ── What was measured ─────────────────────────────────────────────────────────────────────────────────────────────
+def results(sweep: Sweep, notebooks: str | Path = NOTEBOOKS) -> pd.DataFrame:
+    """Every measure of every finished run, a row each, with the run's folder, key and commit.
 
-    Raises RunError where a finished run has not exactly one record that fits a measure.
+    Raises:
+        RunError: Where a finished run has not exactly one record that fits a measure.
     """
     rows = []
-    for one in plan([sweep], notebooks=notebooks, check=False):
-        for measure in sweep.measures if one.state == "done" else ():
-            stage = one.place.path / measure["stage"]
-            wanted = {name: value for name, value in measure.items() if name not in ("label", "stage")}
-            fits = [r for r in read_json(stage / "metrics.json") if wanted.items() <= r.items()]
-            if len(fits) != 1:
-                raise RunError(f"{stage}/metrics.json has {len(fits)} records that fit {wanted}; one is needed")
-            manifest = read_json(stage / "manifest.json")
-            rows.append(
-                {"sweep": sweep.name, "variant": one.variant, "seed": one.seed, "measure": measure["label"]}
-                | {name: fits[0].get(name) for name in FACTS}
-                | {"run": str(one.place.path.relative_to(sweep.folder.parent)), "stage": measure["stage"]}
-                | {"key": manifest.get("key"), "commit": (manifest.get("git") or {}).get("commit")}
-            )
+    for run in plan([sweep], notebooks=notebooks, check=False):
+        if run.state == "done":
+            rows += [_result(run, measure) for measure in sweep.measures]
     return pd.DataFrame(rows)
 
 
-def summary(sweep, table):
+def _result(run: SweepRun, measure: Measure) -> dict[str, Any]:
+    """The row of a finished run and a measure."""
+    stage = run.place.path / measure["stage"]
+    wanted = {name: value for name, value in measure.items() if name not in ("label", "stage")}
+    fitting = [record for record in read_json(stage / "metrics.json") if wanted.items() <= record.items()]
+    if len(fitting) != 1:
+        raise RunError(f"{stage}/metrics.json has {len(fitting)} records that fit {wanted}; one is needed")
+    manifest = read_json(stage / "manifest.json")
+    row = {"sweep": run.sweep.name, "variant": run.variant, "seed": run.seed, "measure": measure["label"]}
+    row |= {name: fitting[0].get(name) for name in FACTS}
+    row["run"] = str(run.place.path.relative_to(run.sweep.folder.parent))
+    row["stage"] = measure["stage"]
+    row["key"] = manifest.get("key")
+    row["commit"] = (manifest.get("git") or {}).get("commit")
+    return row
+
+
+def manifests(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
+    """Manifest and parameters of every stage behind `table`, from `results`: a row per run and stage."""
+    rows = []
+    for run in table["run"].unique():
+        for stage in sorted((sweep.folder.parent / run).glob("[0-9][0-9]_*")):
+            manifest = read_json(stage / "manifest.json")
+            rows.append({"run": run} | manifest | {"parameters": read_json(stage / "params.json")})
+    return pd.json_normalize(rows).convert_dtypes()  # whole numbers stay whole beside stages that lack them
+
+
+# ── The summary ───────────────────────────────────────────────────────────────────────────────────────────────────
+class Side(NamedTuple):
+    """What one row of a summary is about, and one side of a comparison."""
+
+    variant: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows of a summary that are compared.
+
+    Attributes:
+        of: What is compared.
+        against: What it is compared with; the same as `of` for the baseline itself.
+        name: What `of` is called beside the other.
+        baseline: What `against` is called.
+        on: The measure on which both are compared; "" where it is the measures that are compared.
+    """
+
+    of: Side
+    against: Side
+    name: str
+    baseline: str
+    on: str = ""
+
+
+def against_baseline(sweep: Sweep, side: Side) -> Comparison:
+    """A variant compared with its baseline, on the same measure."""
+    baseline = sweep.baselines[side.variant]
+    against = Side(baseline, side.measure)
+    return Comparison(of=side, against=against, name=side.variant, baseline=baseline, on=side.measure)
+
+
+def against_first_measure(sweep: Sweep, side: Side) -> Comparison:
+    """A measure compared with the sweep's first one, of the same variant."""
+    first = sweep.measures[0]["label"]
+    return Comparison(of=side, against=Side(side.variant, first), name=side.measure, baseline=first)
+
+
+@dataclass
+class SummaryRow:
+    """A row of `summary`, its columns in this order. NaN: not known, because per-image counts are missing."""
+
+    variant: str
+    measure: str
+    runs: int
+    mean: float
+    is_baseline: bool
+    by_measure: bool
+    std: float
+    oracle: bool
+    low: float = math.nan
+    high: float = math.nan
+    baseline: str | float = math.nan
+    difference: float = math.nan
+    p: float = math.nan
+    seeds: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    verdict: str | float = math.nan
+
+
+def summary(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     """Mean, spread and bootstrap interval of every variant and measure, and its difference from the baseline.
 
-    table: from `results`. A sweep of one variant compares its measures instead, with the first. Differences use the
-    seeds that both sides finished. → DataFrame with columns variant, measure, runs, mean, std, low, high, is_baseline,
-    by_measure, baseline, difference, difference_low, difference_high, p; NaN where per-image counts are missing.
+    A sweep of one variant compares its measures instead, with the first. Differences use the seeds that both sides
+    finished.
+
+    Args:
+        sweep: The sweep.
+        table: From `results`.
+
+    Returns:
+        The columns of `SummaryRow`; NaN where per-image counts are missing.
     """
-    rows, by_measure = [], len(sweep.overrides) == 1
-    for (variant, measure), group in table.groupby(["variant", "measure"], sort=False):
-        base = (variant, sweep.measures[0]["label"]) if by_measure else (sweep.baselines[variant], measure)
-        other = table[(table["variant"] == base[0]) & (table["measure"] == base[1])]
-        counts, others = _counts(sweep, group), _counts(sweep, other)
-        row = {"variant": variant, "measure": measure, "runs": len(group), "mean": group["value"].mean()}
-        row |= {"is_baseline": (variant, measure) == base, "by_measure": by_measure}
-        row |= {"std": group["value"].std(), "oracle": bool(group["oracle"].any())}
-        if counts:
-            found = intervals.estimate(np.stack(list(counts.values())))
-            row |= {"low": found.low, "high": found.high}
-        both = [seed for seed in counts if seed in others]
-        same_list = set(group["list"]) == set(other["list"])
-        comparable = both and same_list and counts[both[0]].shape == others[both[0]].shape
-        if (variant, measure) != base and comparable:
-            found = intervals.difference(*(np.stack([side[seed] for seed in both]) for side in (counts, others)))
-            row |= {"baseline": base[by_measure], "difference": found.value, "p": found.p, "seeds": found.seeds}
-            row |= {"difference_low": found.low, "difference_high": found.high}
-            sentence = verdict(found, (variant, measure)[by_measure], base[by_measure])
-            row["verdict"] = sentence if by_measure else f"{measure}: {sentence}"
-        rows.append(row)
-    columns = ["low", "high", "baseline", "difference", "difference_low", "difference_high", "p", "seeds", "verdict"]
-    found = pd.DataFrame(rows)
-    return found.reindex(columns=[*found.columns, *[name for name in columns if name not in found]])
+    by_measure = len(sweep.overrides) == 1
+    compare = against_first_measure if by_measure else against_baseline
+    rows = []
+    for (variant, measure), _ in table.groupby(["variant", "measure"], sort=False):
+        comparison = compare(sweep, Side(variant, measure))
+        rows.append(_summary_row(sweep, table, comparison, by_measure))
+    return pd.DataFrame(rows, columns=list(SummaryRow.__dataclass_fields__))
 
 
-def _counts(sweep, rows):
+def _summary_row(sweep: Sweep, table: pd.DataFrame, comparison: Comparison, by_measure: bool) -> SummaryRow:
+    measured = _rows_of(table, comparison.of)
+    row = SummaryRow(
+        variant=comparison.of.variant,
+        measure=comparison.of.measure,
+        runs=len(measured),
+        mean=measured["value"].mean(),
+        is_baseline=comparison.of == comparison.against,
+        by_measure=by_measure,
+        std=measured["value"].std(),
+        oracle=bool(measured["oracle"].any()),
+    )
+    counts = _counts(sweep, measured)
+    if counts:
+        estimate = intervals.estimate(np.stack(list(counts.values())))
+        row.low = estimate.low
+        row.high = estimate.high
+    difference = None if row.is_baseline else _difference(sweep, measured, _rows_of(table, comparison.against))
+    if difference is not None:
+        row.baseline = comparison.baseline
+        row.difference = difference.value
+        row.p = difference.p
+        row.seeds = difference.seeds
+        row.difference_low = difference.low
+        row.difference_high = difference.high
+        row.verdict = verdict(difference, comparison.name, comparison.baseline)
+        if comparison.on:
+            row.verdict = f"{comparison.on}: {row.verdict}"
+    return row
+
+
+def _rows_of(table: pd.DataFrame, side: Side) -> pd.DataFrame:
+    return table[(table["variant"] == side.variant) & (table["measure"] == side.measure)]
+
+
+def _difference(sweep: Sweep, measured: pd.DataFrame, baseline: pd.DataFrame) -> intervals.Estimate | None:
+    """The paired difference over the seeds that both have; None where their images are not known to be the same."""
+    counts = _counts(sweep, measured)
+    others = _counts(sweep, baseline)
+    seeds = [seed for seed in counts if seed in others]
+    if not seeds or set(measured["list"]) != set(baseline["list"]):
+        return None
+    if counts[seeds[0]].shape != others[seeds[0]].shape:
+        return None
+    return intervals.difference(np.stack([counts[seed] for seed in seeds]), np.stack([others[seed] for seed in seeds]))
+
+
+def _counts(sweep: Sweep, rows: pd.DataFrame) -> dict[int, np.ndarray]:
     """{seed: per-image pixel counts (n,3,K)} of rows of `results`; empty where a run stored none."""
-    found = {}
+    counts = {}
     for row in rows.itertuples():
         path = sweep.folder.parent / row.run / row.stage / "counts.npz"
         if not isinstance(row.counts, str) or not path.is_file():
             return {}
         with np.load(path) as arrays:
-            found[row.seed] = arrays[row.counts]
-    return found
+            counts[row.seed] = arrays[row.counts]
+    return counts
 
 
-def manifests(sweep, table):
-    """Manifest and parameters of every stage behind `table`, from `results` → DataFrame, a row per run and stage."""
-    rows = []
-    for run in table["run"].unique():
-        for stage in sorted((sweep.folder.parent / run).glob("[0-9][0-9]_*")):
-            facts = read_json(stage / "manifest.json") | {"parameters": read_json(stage / "params.json")}
-            rows.append({"run": run} | facts)
-    return pd.json_normalize(rows).convert_dtypes()  # whole numbers stay whole beside stages that lack them
+# ── Written and read back ─────────────────────────────────────────────────────────────────────────────────────────
+class Tables(NamedTuple):
+    """What is kept of a sweep, each as <name>.csv in its folder: `results`, `summary` and `manifests`."""
+
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    runs: pd.DataFrame
 
 
-def write_results(sweep, notebooks=NOTEBOOKS):
-    """Write results.csv, summary.csv and runs.csv into the sweep's folder → `results`, `summary` and `manifests`.
+def write_results(sweep: Sweep, notebooks: str | Path = NOTEBOOKS) -> Tables:
+    """Write results.csv, summary.csv and runs.csv into the sweep's folder.
 
     Where no run is finished all three are empty and nothing is written.
     """
     table = results(sweep, notebooks)
     if not len(table):
-        return table, table, table
-    made = table, summary(sweep, table), manifests(sweep, table)
-    for name, frame in zip(("results", "summary", "runs"), made, strict=True):
+        return Tables(table, table, table)
+    made = Tables(table, summary(sweep, table), manifests(sweep, table))
+    for name, frame in made._asdict().items():
         with atomic(sweep.folder / f"{name}.csv") as aside:
             frame.to_csv(aside, index=False)
     return made
 
 
-def load(sweep, otherwise=None, notebooks=NOTEBOOKS):
-    """What `write_results` gives, made anew from the runs of a sweep, and where it comes from.
+def load(
+    sweep: Sweep, otherwise: str | Path | None = None, notebooks: str | Path = NOTEBOOKS
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
+    """What `write_results` gives, recomputed from the runs of a sweep, and where it comes from.
 
-    Where no run is finished it is read from the folder `otherwise`, such as figures/, which holds 06_sweep_<sweep>.csv,
-    06_<sweep>_summary.csv and 06_<sweep>_runs.csv of an earlier time; empty DataFrames where it does not.
+    Args:
+        sweep: The sweep.
+        otherwise: A folder such as figures/, which holds 06_sweep_<sweep>.csv, 06_<sweep>_summary.csv and
+            06_<sweep>_runs.csv of an earlier time: read where no run is finished.
+        notebooks: The folder of the notebooks.
+
+    Returns:
+        The three tables, empty where there is nothing to read, and their source in words.
     """
-    made = write_results(sweep, notebooks) if sweep.folder.is_dir() else [pd.DataFrame()] * 3
-    if len(made[0]):
-        return *made, f"{len(made[0][['variant', 'seed']].drop_duplicates())} finished runs"
-    names = (f"06_sweep_{sweep.name}.csv", f"06_{sweep.name}_summary.csv", f"06_{sweep.name}_runs.csv")
-    paths = [Path(otherwise) / name for name in names] if otherwise else []
-    if paths and all(path.is_file() for path in paths):
-        tables = [pd.read_csv(path) for path in paths]
-        return *tables, "the committed reference" + _earlier_data(sweep, tables[2], notebooks)
-    return *made, "no finished run"
+    if sweep.folder.is_dir():
+        made = write_results(sweep, notebooks)
+        if len(made.results):
+            runs = made.results[["variant", "seed"]].drop_duplicates()
+            return *made, f"{len(runs)} finished runs"
+    if otherwise:
+        names = (f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs")
+        paths = [Path(otherwise) / f"06_{name}.csv" for name in names]
+        if all(path.is_file() for path in paths):
+            kept = Tables(*map(pd.read_csv, paths))
+            return *kept, "the committed reference" + _earlier_data(sweep, kept.runs, notebooks)
+    return pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), "no finished run"
 
 
-def _earlier_data(sweep, runs, notebooks):
+def _earlier_data(sweep: Sweep, runs: pd.DataFrame, notebooks: str | Path) -> str:
     """A note for `manifests` of runs whose data were not those that the sweep would read now."""
+    if "data_fingerprint" not in runs:
+        return ""
     with contextlib.suppress(UserError):  # data that are not here cannot be compared
         values = check_parameters(next(iter(sweep.overrides.values())), catalogue(notebooks))
-        _, now = data_source(values) or ("", "")
-        made = {str(one).partition("-")[0] for one in runs.get("data_fingerprint", pd.Series()).dropna()}
+        source = data_source(values)
+        now = source[1] if source else ""
+        made = {str(fingerprint).partition("-")[0] for fingerprint in runs["data_fingerprint"].dropna()}
         if made - {"", now}:
             return ", made with an earlier version of the data: not to be compared with newer runs"
     return ""
 
 
-def text(found):
+def text(found: pd.DataFrame) -> str:
     """A summary as plain text."""
     if not len(found):
         return "no run is finished yet"

@@ -1,78 +1,174 @@
 """Runs the stages of planned runs, several at a time, and records what became of them."""
 
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import Any, Protocol
 
-from ..errors import UserError
 from ..files import short, write_json
 from ..workbench.parameters import NOTEBOOKS
-from .plan import _identity, _skip_finished, _take_over, run_folders
 from .pools import LocalPool, execute_stage
+from .run import SweepRun
+from .sharing import take_over
 
 POLL_SECONDS = 0.2
+RECORDED = ("variant", "seed", "state", "message", "shared", "seconds")
+KILLED = "its process was killed, most often for lack of memory or time"
 
 
-def run_sweeps(runs, executor, jobs, *, notebooks=NOTEBOOKS, show=lambda runs: None):
-    """Bring all planned runs up to date, `jobs` stages at a time; a failing run is recorded and the others go on.
+class Job(Protocol):
+    """A stage at work, as a concurrent.futures.Future or a submitit.Job."""
 
-    executor: has submit(function, *arguments), whose result has done() and result(). show(runs): called after every
-    change of a state. Interrupted, the state on disk is one from which the next call continues.
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+
+    def result(self) -> Any:
+        """What it returned; raises what it raised."""
+
+    def cancel(self) -> Any:
+        """Ask for its end."""
+
+
+class Executor(Protocol):
+    """Where stages run: a LocalPool, submitit's executor, or anything like them."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Start function(*arguments) → Job. Raises any exception where it takes no more jobs now."""
+
+
+def run_sweeps(
+    runs: Sequence[SweepRun],
+    executor: Executor,
+    jobs: int,
+    *,
+    notebooks: str | Path = NOTEBOOKS,
+    show: Callable[[Sequence[SweepRun]], Any] = lambda runs: None,
+) -> None:
+    """Bring all planned runs up to date; a failing run is recorded and the others go on.
+
+    Interrupted, it leaves a state on disk from which the next call continues.
+
+    Args:
+        runs: As from `plan`; their states change.
+        executor: Where stages run.
+        jobs: How many stages at a time.
+        notebooks: The folder of the notebooks.
+        show: Called with all runs after every change of a state.
     """
-    from submitit.core.utils import UncompletedJobError
-
-    active, failed, changed = {}, {}, True
+    scheduler = Scheduler(runs, executor, jobs, notebooks=notebooks, show=show)
     try:
-        while changed or active:
-            for one in [one for one in runs if changed and one.state == "waiting"]:
-                _take_over(one, run_folders(one.sweep.folder.parent))
-                what = _identity(one, one.stages[0]) if one.stages else None
-                if what in failed:
-                    one.state, one.message = "failed", f"shares a stage with {failed[what].name}, which failed there"
-                elif one.stages and len(active) < jobs and what not in {key for _, key in active.values()}:
-                    given = {name: value for name, value in one.values.items() if name != "run_folder"}
-                    arguments = (given, short(one.place.path), one.stages[0], one.sweep.preset, str(notebooks))
-                    try:
-                        job = executor.submit(execute_stage, *arguments)
-                    except Exception as error:  # a full queue, for example: tried again when a job ends
-                        one.state, one.message = "waiting" if active else "failed", f"not started: {error}"
-                        continue
-                    active[job] = (one, what)
-                    one.state, one.message, one.began = "running", one.stages[0], time.monotonic()
-            if changed:
-                _record(runs, show)
-            time.sleep(POLL_SECONDS if active else 0)
-            finished = [job for job in active if job.done()]
-            changed = bool(finished)
-            for job in finished:
-                one, what = active.pop(job)
-                one.seconds += time.monotonic() - one.began
-                try:
-                    job.result()
-                    one.state, one.message, stage = "waiting", "", one.stages[0]
-                    _skip_finished(one)
-                    if one.stages and one.stages[0] == stage:
-                        raise UserError("made, but not under its key: the data changed; start the sweep again")
-                except Exception as error:  # whatever it was, it is this run's: the others go on
-                    killed = isinstance(error, BrokenExecutor | UncompletedJobError)
-                    reason = "its process was killed, most often for lack of memory or time" if killed else error
-                    one.state, one.message = "failed", f"{one.stages[0]}: {reason}"
-                    if not killed:  # runs that share the stage would fail there, too
-                        failed[what] = one
+        scheduler.start_waiting()
+        while scheduler.active:
+            time.sleep(POLL_SECONDS)
+            if scheduler.collect_finished():
+                scheduler.start_waiting()
     except BaseException:  # Ctrl-C above all
-        for job in active:
-            job.cancel()
-        if isinstance(executor, LocalPool):
-            executor.stop()
-        for one, _ in active.values():
-            one.state, one.message = "waiting", "interrupted"
-        _record(runs, show)
+        scheduler.interrupt()
         raise
 
 
-def _record(runs, show):
-    """The state of every sweep, for a reader while it runs and afterwards."""
-    for folder in {one.sweep.folder for one in runs}:
-        names = ("variant", "seed", "state", "message", "shared", "seconds")
-        states = {one.name: {n: getattr(one, n) for n in names} for one in runs if one.sweep.folder == folder}
-        write_json(folder / "sweep.json", states)
-    show(runs)
+class Scheduler:
+    """Starts the stages of runs as soon as there is room, a shared one once.
+
+    Attributes:
+        active: {job: the run whose stage it is}.
+        failed: {what a stage is made from: the run in which it failed}, for the runs that share the stage.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[SweepRun],
+        executor: Executor,
+        jobs: int,
+        *,
+        notebooks: str | Path,
+        show: Callable[[Sequence[SweepRun]], Any],
+    ) -> None:
+        self.runs = runs
+        self.executor = executor
+        self.jobs = jobs
+        self.notebooks = notebooks
+        self.show = show
+        self.active: dict[Any, SweepRun] = {}
+        self.failed: dict[str, SweepRun] = {}
+
+    def start_waiting(self) -> None:
+        """Start what can be started now, after taking over what other runs have finished meanwhile."""
+        for run in self.runs:
+            if run.state == "waiting":
+                take_over(run)
+            if run.state == "waiting":
+                self._start(run)
+        self.record()
+
+    def _start(self, run: SweepRun) -> None:
+        """Start the next stage of a run, unless it failed in another one, is at work there, or there is no room."""
+        recipe = run.recipe(run.stage)
+        if recipe in self.failed:
+            run.fail(f"shares a stage with {self.failed[recipe].name}, which failed there")
+            return
+        at_work = {other.recipe(other.stage) for other in self.active.values()}
+        if len(self.active) < self.jobs and recipe not in at_work:
+            self._submit(run)
+
+    def _submit(self, run: SweepRun) -> None:
+        given = {name: value for name, value in run.values.items() if name != "run_folder"}
+        arguments = (given, short(run.place.path), run.stage, run.sweep.preset, str(self.notebooks))
+        try:
+            job = self.executor.submit(execute_stage, *arguments)
+        except Exception as error:  # a full queue, for example
+            reason = f"not started: {error}"
+            if self.active:
+                run.wait(reason)  # tried again when a job ends
+            else:
+                run.fail(reason)
+        else:
+            self.active[job] = run
+            run.start()
+
+    def collect_finished(self) -> bool:
+        """Record how jobs ended → whether any did."""
+        finished = [job for job in self.active if job.done()]
+        for job in finished:
+            self._collect(job)
+        return bool(finished)
+
+    def _collect(self, job: Job) -> None:
+        from submitit.core.utils import UncompletedJobError
+
+        run = self.active.pop(job)
+        stage = run.stage
+        recipe = run.recipe(stage)
+        run.stop_clock()
+        try:
+            job.result()
+            run.finish_stage()
+        except (
+            BrokenExecutor,
+            UncompletedJobError,
+        ):  # runs that share the stage try it themselves: it can be continued
+            run.fail(f"{stage}: {KILLED}")
+        except Exception as error:  # whatever it was, it is this run's: the others go on
+            run.fail(f"{stage}: {error}")
+            self.failed[recipe] = run
+
+    def interrupt(self) -> None:
+        """End the jobs at work; their runs wait for the next call."""
+        for job in self.active:
+            job.cancel()
+        if isinstance(self.executor, LocalPool):  # whose jobs cannot be cancelled once they run
+            self.executor.stop()
+        for run in self.active.values():
+            run.wait("interrupted")
+        self.record()
+
+    def record(self) -> None:
+        """Write the state of every sweep, for a reader while it runs and afterwards, and show it."""
+        for folder in {run.sweep.folder for run in self.runs}:
+            states = {}
+            for run in self.runs:
+                if run.sweep.folder == folder:
+                    states[run.name] = {name: getattr(run, name) for name in RECORDED}
+            write_json(folder / "sweep.json", states)
+        self.show(self.runs)

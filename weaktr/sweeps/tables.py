@@ -1,5 +1,9 @@
 """Tables for papers: DataFrames as LaTeX (booktabs) and Markdown, and the published results with measured ones."""
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
 from ..files import atomic, read_json, resolve
@@ -7,6 +11,7 @@ from ..plots.captions import runs_in_words, variant_in_words
 from ..workbench import presets
 from ..workbench.keys import stale
 from ..workbench.published import as_published, published
+from .file import Sweep
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans(
@@ -14,27 +19,46 @@ ESCAPES = str.maketrans(
     | {"±": "$\\pm$", "…": "\\dots{}", "–": "--", "−": "$-$", "“": "``", "”": "''"}
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
+NOTHING = "–"  # in a cell without a number
+IN_PERCENT = ("mIoU", "mAP")  # the names of other metrics hold their unit
 
 
-def to_latex(table, caption=""):
+# ── Any table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def to_latex(table: pd.DataFrame, caption: str = "") -> str:
     """A booktabs table; text columns left, numbers right, NaN as a dash."""
-    kinds = "".join("r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table)
-    rows = [" & ".join(str(cell).translate(ESCAPES) for cell in row) + r" \\" for row in _cells(table)]
-    lines = [r"\begin{tabular}{" + kinds + "}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    alignment = "".join("r" if pd.api.types.is_numeric_dtype(table[name]) else "l" for name in table)
+    head, *body = [" & ".join(cell.translate(ESCAPES) for cell in row) + r" \\" for row in _cells(table)]
+    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
     lines.append(r"\end{tabular}")
     if caption:
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption.translate(ESCAPES)}}}", *lines, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(table, caption=""):
-    """A Markdown table."""
-    rows = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in _cells(table)]
-    kinds = ["--:" if pd.api.types.is_numeric_dtype(table[name]) else "---" for name in table]
-    return "\n".join([*([caption, ""] if caption else []), rows[0], f"| {' | '.join(kinds)} |", *rows[1:]]) + "\n"
+def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
+    """A Markdown table; text columns left, numbers right, NaN as a dash."""
+    alignment = ["--:" if pd.api.types.is_numeric_dtype(table[name]) else "---" for name in table]
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in _cells(table)]
+    lines = [f"| {' | '.join(row)} |" for row in (head, alignment, *body)]
+    if caption:
+        lines = [caption, "", *lines]
+    return "\n".join(lines) + "\n"
 
 
-def write(table, folder, name, caption=""):
+def _cells(table: pd.DataFrame) -> Iterator[list[str]]:
+    """The heads, then the cells of every row."""
+    yield [str(name) for name in table.columns]
+    for row in table.itertuples(index=False):
+        yield [_cell(value) for value in row]
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return NOTHING
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def write(table: pd.DataFrame, folder: Path, name: str, caption: str = "") -> None:
     """Write folder/<name>.csv, .tex and .md."""
     with atomic(folder / f"{name}.csv") as aside:
         table.to_csv(aside, index=False)
@@ -43,76 +67,104 @@ def write(table, folder, name, caption=""):
             aside.write_text(text, encoding="utf-8")
 
 
-def _cells(table):
-    yield list(table.columns)
-    for row in table.itertuples(index=False):
-        yield ["–" if pd.isna(cell) else f"{cell:.1f}" if isinstance(cell, float) else cell for cell in row]
+# ── A sweep ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def summary_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `results.summary` that belong into a paper, numbers as text. Nothing is set in bold."""
+    table = pd.DataFrame([_summary_row(row) for row in found.itertuples()])
+    compares_measures = len(found) and found["by_measure"].iloc[0]
+    return table.drop(columns="variant") if compares_measures else table
 
 
-def summary_table(found):
-    """The columns of `sweep_results.summary` that belong into a paper, numbers as text. Nothing is set in bold."""
-
-    def pair(low, high, sign=""):
-        return "–" if pd.isna(low) else f"{low:{sign}.1f} … {high:{sign}.1f}".replace("-", "−")
-
-    rows = []
-    for row in found.itertuples():
-        spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
-        rows.append(
-            {
-                "variant": variant_in_words(row.variant),
-                "measure": row.measure + (" (oracle)" if row.oracle else ""),
-                "runs": row.runs,
-                "mIoU (%)": f"{row.mean:.1f}{spread}",
-                "95 % interval": pair(row.low, row.high),
-                "difference": "–" if pd.isna(row.difference) else f"{row.difference:+.1f}".replace("-", "−"),
-                "its interval": pair(row.difference_low, row.difference_high, "+"),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.drop(columns="variant") if len(found) and found["by_measure"].iloc[0] else table
+def _summary_row(row: Any) -> dict[str, Any]:
+    spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
+    return {
+        "variant": variant_in_words(row.variant),
+        "measure": row.measure + (" (oracle)" if row.oracle else ""),
+        "runs": row.runs,
+        "mIoU (%)": f"{row.mean:.1f}{spread}",
+        "95 % interval": _interval(row.low, row.high),
+        "difference": NOTHING if pd.isna(row.difference) else f"{row.difference:+.1f}".replace("-", "−"),
+        "its interval": _interval(row.difference_low, row.difference_high, sign="+"),
+    }
 
 
-def caption(sweep, found):
-    """What a reader of a sweep's table has to know. found: from `sweep_results.summary`."""
-    base = sweep.measures[0]["label"] if found["by_measure"].iloc[0] else variant_in_words(sweep.baseline)
-    return (
+def _interval(low: float, high: float, sign: str = "") -> str:
+    if pd.isna(low):
+        return NOTHING
+    return f"{low:{sign}.1f} … {high:{sign}.1f}".replace("-", "−")
+
+
+def caption(sweep: Sweep, found: pd.DataFrame) -> str:
+    """What a reader of a sweep's table has to know. found: from `results.summary`."""
+    compares_measures = found["by_measure"].iloc[0]
+    baseline = sweep.measures[0]["label"] if compares_measures else variant_in_words(sweep.baseline)
+    text = (
         f"{sweep.title}: mIoU, mean ± standard deviation ({runs_in_words(found['runs'])}), 95 % bootstrap "
-        f"interval over images and seeds. Differences are from “{base}”, on the same images and seeds."
-        + (" Oracle: pixel masks had a part in it." if found["oracle"].any() else "")
+        f"interval over images and seeds. Differences are from “{baseline}”, on the same images and seeds."
     )
+    if found["oracle"].any():
+        text += " Oracle: pixel masks had a part in it."
+    return text
 
 
-def published_results(run_folders=()):
-    """The published table, a row per backbone and data set, with what finished runs of its presets measured beside it.
+# ── The published results ─────────────────────────────────────────────────────────────────────────────────────────
+def published_results(run_folders: Iterable[str | Path] = ()) -> pd.DataFrame:
+    """The published table, with what finished runs of its presets measured beside it.
 
-    run_folders: folders of runs, relative to the repository. → DataFrame step, data, backbone, published and measured
-    mIoU (%) on val and on the training list; NaN where nothing was published or measured. Of several runs, such as
-    seeds, the mean.
+    Args:
+        run_folders: Folders of runs, relative to the repository.
+
+    Returns:
+        A row per step, data set and backbone with the mIoU (%) on val and on the training list, published and
+        measured; NaN where nothing was. Of several runs, such as random seeds, the mean.
     """
-    measured = {}  # what was measured → {the key of a stage: value}
-    for folder in map(resolve, run_folders):
-        for stage in ("03_pseudo_labels", "05_evaluation"):
-            manifest = read_json(folder / stage / "manifest.json")
-            preset = manifest.get("preset")
-            if preset not in presets.PUBLISHED or stale(folder / stage):
-                continue
-            so_far = sorted(folder.glob("[0-9][0-9]_*/params.json"))
-            made = {k: v for path in so_far if path.parent.name <= stage for k, v in read_json(path).items()}
-            if as_published(preset, made):
-                row = preset if stage.startswith("05") else f"{preset.split('_')[0]}_cam"
-                for record in read_json(folder / stage / "metrics.json"):
-                    if published(preset, record):
-                        measured.setdefault((row, stage, record["list"]), {})[manifest["key"]] = record["value"]
-    measured = {what: sum(values.values()) / len(values) for what, values in measured.items()}
+    measured = _measured(run_folders)
     rows = []
     for name, (val, train) in presets.PUBLISHED.items():
         data, _, backbone = name.partition("_")
-        step = "03_pseudo_labels" if val is None else "05_evaluation"
-        values = {"val, published": val, "val, measured": measured.get((name, step, "val"))}
-        values |= {"train, published": train, "train, measured": measured.get((name, step, "train"))}
         rows.append(
-            {"step": "1, CAM label" if val is None else "2, mask", "data": data.upper(), "backbone": NAMES[backbone]}
-            | {key: float("nan") if value is None else value for key, value in values.items()}
+            {
+                "step": "1, CAM label" if val is None else "2, mask",
+                "data": data.upper(),
+                "backbone": NAMES[backbone],
+                "val, published": val,
+                "val, measured": measured.get((name, "val")),
+                "train, published": train,
+                "train, measured": measured.get((name, "train")),
+            }
         )
-    return pd.DataFrame(rows)
+    numbers = ["val, published", "val, measured", "train, published", "train, measured"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+
+def _measured(run_folders: Iterable[str | Path]) -> dict[tuple[str, str], float]:
+    """{(row of the published table, list): mean over the finished runs that may be held against it}."""
+    records = []
+    for folder in map(resolve, run_folders):
+        for stage in ("03_pseudo_labels", "05_evaluation"):
+            records += _comparable(folder / stage)
+    if not records:
+        return {}
+    table = pd.DataFrame(records).drop_duplicates(["row", "list", "key"], keep="last")  # runs that share a stage
+    return table.groupby(["row", "list"])["value"].mean().to_dict()
+
+
+def _comparable(stage: Path) -> list[dict[str, Any]]:
+    """What a finished stage measured that was published as well: row of the published table, list, value and key."""
+    manifest = read_json(stage / "manifest.json")
+    preset = manifest.get("preset")
+    if preset not in presets.PUBLISHED or stale(stage):
+        return []
+    parameters: dict[str, Any] = {}  # of this stage and of those before it
+    for path in sorted(stage.parent.glob("[0-9][0-9]_*/params.json")):
+        if path.parent.name <= stage.name:
+            parameters |= read_json(path)
+    if not as_published(preset, parameters):
+        return []
+    # CAM labels are the same whichever backbone step 2 has.
+    row = preset if stage.name == "05_evaluation" else f"{preset.split('_')[0]}_cam"
+    found = []
+    for record in read_json(stage / "metrics.json"):
+        if published(preset, record):
+            found.append({"row": row, "list": record["list"], "key": manifest["key"], "value": record["value"]})
+    return found
