@@ -261,6 +261,32 @@ def load(
     return pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), "no finished run"
 
 
+def records(sweep: Sweep, table: pd.DataFrame, found: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
+    """Metrics records of a sweep, one for each row of its summary: the mean over the runs.
+
+    Args:
+        sweep: The sweep.
+        table: As from `results`.
+        found: As from `summary`.
+        note: Ends the name of each metric.
+    """
+    facts = table.groupby(["variant", "measure"], sort=False)[["list", "list_size", "crf"]].first()
+    made = []
+    for row in found.itertuples():
+        measured = facts.loc[(row.variant, row.measure)]
+        made.append(
+            {
+                "metric": f"{sweep.name}, {row.variant}: {row.measure}, mean over {row.runs} runs{note}",
+                "value": float(row.mean),
+                "list": measured["list"],
+                "list_size": int(measured["list_size"]),
+                "crf": bool(measured["crf"]),
+                "oracle": bool(row.oracle),
+            }
+        )
+    return made
+
+
 def _earlier_data(sweep: Sweep, runs: pd.DataFrame, notebooks: str | Path) -> str:
     """A note for `manifests` of runs whose data were not those that the sweep would read now."""
     if "data_fingerprint" not in runs:

@@ -88,6 +88,27 @@ def _summary_row(row: Any) -> dict[str, Any]:
     }
 
 
+def write_summary(sweep: Sweep, found: pd.DataFrame, folder: Path, note: str = "") -> str:
+    """Write the summary of a sweep as <sweep>_table.csv, .tex and .md.
+
+    Args:
+        sweep: The sweep.
+        found: As from `results.summary`.
+        folder: For the files.
+        note: Ends the caption.
+
+    Returns:
+        The table and what each comparison says, as Markdown.
+    """
+    from ..plots import main_rows  # not above: the command line must not wait for matplotlib
+
+    shown = summary_table(found)
+    title = caption(sweep, found) + note
+    write(shown, folder, f"{sweep.name}_table", title)
+    verdicts = main_rows(found)["verdict"].dropna()
+    return to_markdown(shown, title) + "\n\n" + "\n".join(f"- {verdict}" for verdict in verdicts)
+
+
 def _interval(low: float, high: float, sign: str = "") -> str:
     if pd.isna(low):
         return NOTHING
