@@ -149,7 +149,7 @@ def test_published_table_is_the_specification(shared):
 def test_measured_numbers_stand_beside_the_published(tmp_path):
     for stage, records in (
         ("03_pseudo_labels", [("mIoU of CAM label", "train", True, 68.0), ("mIoU of CAM label", "train", False, 1.0)]),
-        ("05_evaluation", [("mIoU of mask", "val", True, 73.0), ("mIoU of mask", "train", True, 75.0)]),
+        ("05_evaluation", [(MASK, "val", True, 73.0), (MASK, "train", True, 75.0)]),
     ):
         (tmp_path / stage).mkdir()
         before = [tmp_path / "03_pseudo_labels"] if stage.startswith("05") else []
@@ -175,7 +175,7 @@ def test_a_shorter_training_is_not_the_published_one(tmp_path):
     (tmp_path / "04_online_retraining").mkdir()
     folder.mkdir()
     key = keys.stage_key({}, "", [tmp_path / "04_online_retraining"])
-    record = {"metric": "mIoU of mask", "list": "val", "crf": True, "value": 12.3}
+    record = {"metric": MASK, "list": "val", "crf": True, "value": 12.3}
     for name, content in (("manifest", {"preset": "voc12_deit_s", "key": key}), ("params", {}), ("metrics", [record])):
         (folder / f"{name}.json").write_text(json.dumps(content))
     for epochs, counts in ((100, 1), (1, 0)):
@@ -186,7 +186,7 @@ def test_a_shorter_training_is_not_the_published_one(tmp_path):
 
 
 def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
-    record = {"metric": "mIoU of mask", "list": "val", "crf": True}
+    record = {"metric": MASK, "list": "val", "crf": True}
     for run, seed, value in (("a", 504, 70.0), ("b", 505, 74.0), ("took over from b", 505, 74.0)):
         folder = tmp_path / run / "05_evaluation"
         folder.mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_seeds_of_one_preset_are_averaged_once_each(tmp_path):
 
 
 def test_published_value_of_a_record():
-    record = {"metric": "mIoU of mask", "list": "val", "crf": True}
+    record = {"metric": MASK, "list": "val", "crf": True}
     assert published.published("voc12_vit_s", record) == 78.4
     assert published.published("voc12_vit_s", record | {"list": "train"}) == 80.3
     assert published.published("voc12_vit_s", {"metric": "mIoU of CAM label", "list": "train", "crf": True}) == 69.4

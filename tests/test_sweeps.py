@@ -217,7 +217,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, m
             raise UserError(f"no weights of {backbone} here")
         return shipped(backbone, weights)
 
-    monkeypatch.setattr(weights, "pretrained_state", here)
+    monkeypatch.setattr("weaktr.workbench.checks.pretrained_state", here)
     measure = {"label": "mask", "stage": "05_evaluation", "metric": "mIoU of mask", "list": "val", "crf": False}
     source = {"preset": "smoke", "variants": {"base": {}, "other": override}, "measure": [measure]}
     sweep = file.read_sweep(source, "bad", root=tmp_path / "runs")

@@ -133,6 +133,7 @@ COCO14 = VOC12 | {
     "cam_scales": [1.0, 0.8, 1.2],
     "threshold": 0.42,
     "crf_settings": "coco",
+    "clip_scope": "own",  # the released command gives each of four processes one image, and compares none with another
 }
 OWN_PHOTOGRAPHS = VOC12 | {
     "dataset": "folder",
@@ -161,6 +162,7 @@ BACKBONES = {  # of step 2: name in print, timm's name, empty for that of step 1
     "vit_s": ("ViT-S (ImageNet-21k, then 1k)", "vit_small_patch16_384"),
     "eva02_s": ("EVA-02-S", "eva02_small_patch14_224"),
 }
+EARLY_WEIGHT = 0.8  # of the masks after the decoder's first block, in the documented evaluation
 COMPUTED = "of training on an A100, computed from throughput measured on a CPU, not run"
 
 PHOTOGRAPHS = Preset(
@@ -211,7 +213,7 @@ def _with_step_2(
             cost=f"{hours} {COMPUTED}",
             expected=f"{val} % mIoU on val ({val_size}), {train} % on train ({train_size}), six scales mirrored, CRF",
             command=f"python -m weaktr run --preset {name} --set data_root=<folder of the data>",
-            parameters=step_1 | own,
+            parameters=step_1 | {"early_weight": EARLY_WEIGHT} | own,
             differences=differences,
         )
         presets.append(preset)

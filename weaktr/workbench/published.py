@@ -7,13 +7,15 @@ from .keys import WITHOUT_EFFECT
 from .parameters import catalogue, check_parameters
 from .presets import PUBLISHED, get
 
+PUBLISHED_MASK = "mIoU of mask, early masks added"  # as notebook 05 names it
 FREE = {"data_root", "seed", "weights", "seg_weights", *WITHOUT_EFFECT}  # where, how and from what seed a run was made
 
 
 def published(preset: str, record: Mapping[str, Any]) -> float | None:
     """The published mIoU (%) that a metrics record of a run of `preset` is to be held against; None for none.
 
-    All published numbers are with CRF. A number for which masks were used here (oracle) is held against none.
+    All published numbers are with CRF, those of step 2 very likely with early masks. A number for which masks were used
+    here (oracle) is held against none.
     """
     if preset not in PUBLISHED or not record["crf"] or record.get("oracle"):
         return None
@@ -21,7 +23,7 @@ def published(preset: str, record: Mapping[str, Any]) -> float | None:
         dataset = preset.split("_")[0]
         return PUBLISHED[f"{dataset}_cam"][1]
     val, train = PUBLISHED[preset]
-    if record["metric"] != "mIoU of mask" or val is None:  # a preset of step 1 alone publishes no mask
+    if record["metric"] != PUBLISHED_MASK or val is None:  # a preset of step 1 alone publishes no mask
         return None
     return {"val": val, "train": train}.get(record["list"])
 
