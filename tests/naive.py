@@ -373,6 +373,13 @@ def two_mask_scores(first, last, weight, *views):
 
 def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255, scope="batch"):
     """numpy arrays (B,K,h,w), (B,h,w). Returns loss, pixel_loss, threshold (B,h,w), kept and the loss's gradient."""
+    if scope == "own":
+        images = [
+            gradient_clipping(logits[b : b + 1], target[b : b + 1], start_value, patch_size, ignore_index)
+            for b in range(len(logits))
+        ]
+        found = {name: np.concatenate([image[name] for image in images]) for name in images[0] if name != "loss"}
+        return found | {"loss": np.mean([image["loss"] for image in images]), "grad": found["grad"] / len(images)}
     logits = logits.astype(np.float64)
     batch, _, height, width = logits.shape
     pixel_loss, slope = np.zeros(target.shape), np.zeros(logits.shape)
