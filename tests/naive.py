@@ -297,8 +297,8 @@ def encode(sd, x, num_heads):
     return layer_norm(tokens, p("norm.weight"), p("norm.bias"), 1e-5)[:, 1:], grid
 
 
-def decode(sd, patches, grid, num_heads):
-    """Mask transformer: patches (B,P,D) -> masks (B,K,h,w)."""
+def decode(sd, patches, grid, num_heads, blocks=None):
+    """Mask transformer: patches (B,P,D) -> masks (B,K,h,w) after its first `blocks` blocks, None: all of them."""
 
     def p(name):
         return sd[f"decoder.{name}"]
@@ -306,7 +306,7 @@ def decode(sd, patches, grid, num_heads):
     count = patches.shape[1]
     tokens = linear(patches, p("proj_dec.weight"), p("proj_dec.bias"))
     tokens = torch.cat([tokens, p("cls_emb").expand(len(patches), -1, -1)], 1)
-    for i in range(depth(sd, "decoder.blocks")):
+    for i in range(blocks or depth(sd, "decoder.blocks")):
         tokens, _, _ = block(tokens, sd, f"decoder.blocks.{i}", num_heads, 1e-5)
     tokens = layer_norm(tokens, p("decoder_norm.weight"), p("decoder_norm.bias"), 1e-5)
     patches, classes = tokens[:, :count] @ p("proj_patch"), tokens[:, count:] @ p("proj_classes")
@@ -316,13 +316,13 @@ def decode(sd, patches, grid, num_heads):
     return masks.transpose(1, 2).reshape(len(masks), -1, *grid)
 
 
-def segmenter(sd, x, num_heads, decoder_heads):
-    """Logits (B,K,H,W) at the size of x."""
+def segmenter(sd, x, num_heads, decoder_heads, blocks=None):
+    """Logits (B,K,H,W) at the size of x, after `blocks` of the decoder's blocks."""
     height, width = x.shape[-2:]
     size = sd["encoder.patch_embed.proj.weight"].shape[-1]
     padded = F.pad(x, (0, -width % size, 0, -height % size))
     patches, grid = encode(sd, padded, num_heads)
-    masks = decode(sd, patches, grid, decoder_heads)
+    masks = decode(sd, patches, grid, decoder_heads, blocks)
     return resize(masks, padded.shape[-2:])[..., :height, :width]
 
 
@@ -363,11 +363,23 @@ def predict_probabilities(model, views, flips, size, window, stride):
     return total / len(views)
 
 
+def two_mask_scores(first, last, weight, *views):
+    """The raw sum of the averages of two models, of which the first counts `weight`; views: as above."""
+    return weight * predict_probabilities(first, *views) + predict_probabilities(last, *views)
+
+
 # ---------------------------------------------------------------- gradient clipping
 
 
 def gradient_clipping(logits, target, start_value, patch_size, ignore_index=255, scope="batch"):
     """numpy arrays (B,K,h,w), (B,h,w). Returns loss, pixel_loss, threshold (B,h,w), kept and the loss's gradient."""
+    if scope == "own":
+        images = [
+            gradient_clipping(logits[b : b + 1], target[b : b + 1], start_value, patch_size, ignore_index)
+            for b in range(len(logits))
+        ]
+        found = {name: np.concatenate([image[name] for image in images]) for name in images[0] if name != "loss"}
+        return found | {"loss": np.mean([image["loss"] for image in images]), "grad": found["grad"] / len(images)}
     logits = logits.astype(np.float64)
     batch, _, height, width = logits.shape
     pixel_loss, slope = np.zeros(target.shape), np.zeros(logits.shape)

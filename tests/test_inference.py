@@ -9,16 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from weaktr.data.images import image_size, read_image
+from weaktr.data.images import image_size, read_image, read_label_png
 from weaktr.data.transforms import normalise
 from weaktr.device import pick_device
 from weaktr.errors import DataError
 from weaktr.method import cam_generation, segmentation
 from weaktr.method.cam_generation import class_attention, generate_cams, generate_list, head_correlation, look, rescale
 from weaktr.method.cams import load_cams, save_cams
-from weaktr.method.segmentation import predict_probabilities, segment
+from weaktr.method.crf import refine_probabilities
+from weaktr.method.segmentation import predict_probabilities, segment, segment_list
 from weaktr.models.cam import create_cam_model
 from weaktr.models.released import import_released_cam, import_released_segmenter
+from weaktr.models.segmenter import create_segmenter
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -250,6 +252,89 @@ def test_probabilities_agree_with_released_code(shared, name):
     flips = [bool(golden[f"ms_flip/{i}"]) for i in range(count)]
     multi = predict_probabilities(model, views, flips, image.shape[-2:], window, stride)
     assert naive.error(multi, golden["probs_multi"]) < 5e-6
+
+
+# ---------------------------------------------------------------- masks after the decoder's first block
+
+
+def random_views():
+    torch.manual_seed(0)
+    return [torch.randn(1, 3, 20, 29), torch.randn(1, 3, 40, 58)], [True, False], (40, 58), 32, 20
+
+
+@pytest.mark.parametrize("weight", [0.8, 2.5])
+def test_early_masks_agree_with_one_window_at_a_time(weight):
+    state = naive.random_segmenter_checkpoint("vit", seed=3)
+    reference = {name: tensor.double() for name, tensor in state.items()}
+    views, *rest = random_views()
+    model = import_released_segmenter(state, num_heads=3, decoder_heads=3)
+    found = predict_probabilities(model, views, *rest, weight)
+    expected = naive.two_mask_scores(
+        lambda x: naive.segmenter(reference, x, 3, 3, blocks=1),
+        lambda x: naive.segmenter(reference, x, 3, 3),
+        weight,
+        [view.double() for view in views],
+        *rest,
+    )
+    assert found.shape == (4, 40, 58) and found.dtype == torch.float32
+    assert naive.error(found, expected) < 2e-5
+    assert (found.sum(0) - (1 + weight)).abs().max() < 1e-5
+
+
+def test_early_masks_agree_with_released_code(shared):
+    golden = np.load(shared / "goldens" / "seg_vit_two_masks.npz")
+    state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
+    model = import_released_segmenter(
+        state, num_heads=int(golden["cfg/heads"]), decoder_heads=int(golden["cfg/decoder_heads"])
+    )
+    count = sum(key.startswith("ms/") for key in golden.files)
+    views = [torch.tensor(golden[f"ms/{i}"]) for i in range(count)]
+    flips = [bool(golden[f"ms_flip/{i}"]) for i in range(count)]
+    size, weight = golden["image"].shape[-2:], float(golden["weight"])
+    windows = int(golden["cfg/window"]), int(golden["cfg/stride"])
+    last = predict_probabilities(model, views, flips, size, *windows)
+    assert naive.error(last, golden["probs_second"]) < 5e-6
+    scores = predict_probabilities(model, views, flips, size, *windows, weight)
+    assert naive.error(scores, golden["scores"]) < 5e-6
+    assert naive.error((scores - last) / weight, golden["probs_first"]) < 5e-6
+    assert np.array_equal(scores.argmax(0).numpy(), golden["mask"])
+
+
+def test_an_early_weight_of_zero_changes_and_computes_nothing(monkeypatch):
+    model = import_released_segmenter(naive.random_segmenter_checkpoint(seed=3), num_heads=3, decoder_heads=3)
+    monkeypatch.setattr(type(model), "masks_of_every_block", lambda *_: pytest.fail("early masks were computed"))
+    views = random_views()
+    assert torch.equal(predict_probabilities(model, *views, 0.0), predict_probabilities(model, *views))
+
+
+def test_the_first_block_of_a_decoder_with_one_is_its_last():
+    torch.manual_seed(0)
+    backbone = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
+    model = create_segmenter(backbone, 4, pretrained=False, image_size=32, decoder_depth=1).eval()
+    views = random_views()
+    found, plain = predict_probabilities(model, *views, 0.8), predict_probabilities(model, *views)
+    assert torch.allclose(found, 1.8 * plain, rtol=1e-5, atol=1e-7)
+
+
+def test_image_and_list_take_early_masks(tmp_path):
+    """The CRF is given the raw sum, which it cuts to 1."""
+    model = import_released_segmenter(naive.random_segmenter_checkpoint(seed=3), num_heads=3, decoder_heads=3)
+    model.mean, model.std = naive.IMAGENET_MEAN, naive.IMAGENET_STD
+    data = Photographs(tmp_path / "images", [(36, 40)])
+    views = {"scales": (1.0,), "mirror": True, "base_size": 32, "window": 32, "stride": 20}
+    image = data.image("im0")
+    plain, scores = (segment(model, image, **views, early_weight=weight) for weight in (0.0, 0.8))
+    assert scores.max() > 1 and np.allclose(scores.sum(0), 1.8, atol=1e-5)
+    refined = segment(model, image, **views, crf="voc", early_weight=0.8)
+    assert np.array_equal(refined, refine_probabilities(image, np.minimum(scores, 1), "voc"))
+    for name, weight, expected in (("plain", 0.0, plain), ("early", 0.8, scores)):
+        job = {"crf": "voc", "workers": 1, "progress": Count(), "early_weight": weight}
+        segment_list(model, data, ["im0"], tmp_path / name, **job, **views)
+        assert np.array_equal(read_label_png(tmp_path / name / "multi/im0.png"), expected.argmax(0))
+    assert np.array_equal(read_label_png(tmp_path / "early/multi_crf/im0.png"), refined.argmax(0))
+
+
+# ---------------------------------------------------------------- windows and views
 
 
 @PROPERTY

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from weaktr.method.cam_training import cam_losses
 from weaktr.method.clipping import gradient_clipping
 
-SCOPES = ["batch", "image", "local", "global", "none"]
+SCOPES = ["batch", "image", "own", "local", "global", "none"]
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)
 
 
@@ -136,7 +136,7 @@ def test_nothing_is_clipped_while_the_mean_is_above_the_start_value(seed, scope,
 
 
 @PROPERTY
-@given(st.integers(0, 9999), st.sampled_from(["batch", "image", "local", "global"]), st.sampled_from([2, 3, 6]))
+@given(st.integers(0, 9999), st.sampled_from(["batch", "image", "own", "local", "global"]), st.sampled_from([2, 3, 6]))
 def test_clipped_pixels_have_no_gradient_and_the_others_the_plain_one(seed, scope, patch_size):
     logits, target = random_batch(seed)
     clipped = gradient_clipping(logits, target, 100.0, patch_size, scope=scope)
@@ -147,6 +147,54 @@ def test_clipped_pixels_have_no_gradient_and_the_others_the_plain_one(seed, scop
     assert gradient[~kept].abs().sum() == 0
     assert torch.allclose(gradient[kept], expected[kept], rtol=1e-5, atol=1e-9)
     assert not clipped.threshold.requires_grad and not clipped.pixel_loss.requires_grad
+
+
+@PROPERTY
+@given(st.integers(0, 9999), st.sampled_from([1, 2, 3, 6]), st.floats(0.5, 4))
+def test_an_image_alone_is_a_batch_of_one(seed, patch_size, start_value):
+    logits, target = random_batch(seed, batch=1)
+    own, batch = (gradient_clipping(logits, target, start_value, patch_size, scope=scope) for scope in ("own", "batch"))
+    assert torch.equal(own.loss, batch.loss) and torch.equal(own.kept, batch.kept)
+    assert torch.equal(own.threshold.expand_as(own.kept), batch.threshold.expand_as(batch.kept))
+
+
+@PROPERTY
+@given(st.integers(0, 9999), st.sampled_from([1, 2, 3, 6]), st.floats(0.5, 4))
+def test_own_clipping_is_the_mean_over_images_clipped_alone(seed, patch_size, start_value):
+    """Loss, gradient, thresholds and clipped pixels; images of different confidence start at different times."""
+    logits, target = random_batch(seed, batch=3)
+    logits = (logits * torch.tensor([0.5, 1.0, 2.0])[:, None, None, None]).detach().requires_grad_()
+    together = gradient_clipping(logits, target, start_value, patch_size, scope="own")
+    alone = [gradient_clipping(logits[b : b + 1], target[b : b + 1], start_value, patch_size) for b in range(3)]
+    loss = torch.stack([one.loss for one in alone]).mean()
+    assert together.loss.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert torch.equal(together.kept, torch.cat([one.kept for one in alone]))
+    thresholds = torch.cat([one.threshold.expand(1, 12, 18) for one in alone])
+    assert torch.equal(together.threshold.expand_as(thresholds), thresholds)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (together.loss, loss)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
+
+
+@PROPERTY
+@given(st.integers(0, 9999), st.sampled_from(SCOPES), st.permutations(range(3)))
+def test_the_order_of_the_images_does_not_matter(seed, scope, order):
+    logits, target = random_batch(seed, batch=3)
+    first = gradient_clipping(logits, target, 2.5, 6, scope=scope)
+    second = gradient_clipping(logits[order], target[order], 2.5, 6, scope=scope)
+    assert second.loss.item() == pytest.approx(first.loss.item(), rel=1e-6)
+    thresholds = [clipped.threshold.expand(3, 12, 18) for clipped in (first, second)]
+    assert torch.allclose(thresholds[1], thresholds[0][order], rtol=1e-6)
+
+
+def test_each_image_has_its_own_start():
+    """One image above τ and one below it: with "own" only the latter is clipped, with "image" both or none."""
+    logits, target = random_batch(5)
+    logits = logits.detach() * torch.tensor([0.2, 3.0])[:, None, None, None]
+    means = gradient_clipping(logits, target, 0.0, 6, scope="none").pixel_loss.mean((1, 2))
+    low, high = means.min().item(), means.max().item()
+    clipped = ~gradient_clipping(logits, target, (low + 0.4 * (high - low)), 6, scope="own").kept
+    assert clipped[means.argmin()].any() and not clipped[means.argmax()].any()
+    assert gradient_clipping(logits, target, (low + 0.4 * (high - low)), 6, scope="image").kept.all()
 
 
 # ---------------------------------------------------------------- bad input

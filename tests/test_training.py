@@ -696,6 +696,32 @@ def test_batches_that_clip_are_counted_by_themselves():
     assert quality(clipped, labels, truth, of="active") == quality(clipped, labels, truth) == expected
 
 
+def test_images_that_clip_are_counted_by_themselves_where_each_is_clipped_alone():
+    labels, truth = torch.ones(2, 2, 2, dtype=torch.long), torch.ones(2, 2, 2, dtype=torch.long)
+    truth[0, 0], labels[1, 1, 1] = 2, 255
+    clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
+    clipped[1, 0, 0] = True
+    expected = {
+        "batch": {"labelled_active": 7, "known_active": 7, "wrong_active": 2},
+        "own": {"labelled_active": 3, "known_active": 3, "wrong_active": 0},
+    }
+    for scope, active in expected.items():
+        counts = {name: int(count) for name, count in clipping_counts(clipped, labels, truth, scope).items()}
+        assert {name: counts[name] for name in active} == active
+        assert (counts["labelled"], counts["clipped"], counts["known"], counts["wrong"]) == (7, 1, 7, 2)
+
+
+def test_images_clipped_alone_find_their_start_value(tiny_dataset, tmp_path):
+    """Found from the mean loss as ever; then some images of a batch are clipped, and others not."""
+    _, history = learn_masks(tiny_dataset, tmp_path, batch_size=4, scope="own")
+    before, after = history.iloc[:6], history.iloc[6:]
+    assert before["start_value"].isna().all() and (before["clipped"] == 0).all()
+    assert np.allclose(after["start_value"], history["loss_unclipped"].iloc[5])
+    assert (after["clipped"] > 0).any()
+    some = (after["labelled_active"] > 0) & (after["labelled_active"] < after["labelled"])
+    assert some.any(), "an iteration in which every image, or none, is clipped tells nothing"
+
+
 # ---------------------------------------------------------------- precision
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.images import VOID
 
-SCOPES = ("batch", "image", "local", "global", "none")
+SCOPES = ("batch", "image", "own", "local", "global", "none")
 COUNTS = (  # pixels, see `clipping_counts`
     "labelled",
     "clipped",
@@ -51,15 +51,24 @@ def gradient_clipping(
     both the mean of its cell and the mean of all pixels: it has no gradient, and counts in the loss with the larger
     of the two means. Means are constants, void pixels count in them with a loss of 0.
 
+    What the means are taken over is the `scope`:
+
+    * "batch": a cell's pixels in all images, and all pixels of the batch; as released and published for VOC12.
+    * "image": a cell's pixels in the image that is clipped, and all pixels of the batch; the paper's text.
+    * "own": a cell's pixels in the image that is clipped, and all pixels of this image, whose mean also decides whether
+      it is clipped at all; every image is a batch of its own, as in the released command for COCO14, which gives each
+      of its processes one image.
+    * "local": the cell of "batch" alone.
+    * "global": all pixels of the batch alone.
+    * "none": nothing is clipped.
+
     Args:
         logits: (B,K,h,w).
         target: (B,h,w) integers, 0…K−1 or `ignore_index`.
         start_value: τ, the mean loss below which clipping begins.
         patch_size: side of the square cells in pixels, a divisor of h and w.
         ignore_index: label of void pixels.
-        scope: what the two means are taken over. "batch" (published): a cell's pixels in all images, and all pixels.
-            "image" (the paper's text): a cell's pixels in the pixel's own image, and all pixels of the batch. "local":
-            as "batch", of the cell alone. "global": of all pixels alone. "none": nothing is clipped.
+        scope: one of SCOPES, see above.
 
     Raises:
         ValueError: For shapes that do not fit, labels outside the classes and an unknown scope.
@@ -93,11 +102,12 @@ def _threshold(pixel_loss: Tensor, start_value: float, patch_size: int, scope: s
     if scope == "none":
         return torch.full_like(pixel_loss[:1], torch.inf)
     exact = pixel_loss.double()  # in it, the mean of equal losses is that loss, so that rounding clips none of them
-    mean = exact.mean().float()
+    mean = exact.mean((1, 2), keepdim=True) if scope == "own" else exact.mean()
+    mean = mean.float()
     if scope == "global":
         threshold = mean.expand_as(pixel_loss[:1])
     else:
-        losses = exact if scope == "image" else exact.mean(0, keepdim=True)
+        losses = exact if scope in ("image", "own") else exact.mean(0, keepdim=True)
         cells = _cell_means(losses, patch_size).float().unsqueeze(1)
         threshold = F.interpolate(cells, scale_factor=patch_size, mode="nearest").squeeze(1)
         if scope != "local":
@@ -115,7 +125,7 @@ def _cell_means(losses_Bhw: Tensor, side: int) -> Tensor:
     return cells_BhSwS.mean((2, 4))
 
 
-def clipping_counts(clipped: Tensor, labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
+def clipping_counts(clipped: Tensor, labels: Tensor, truth: Tensor, scope: str = "batch") -> dict[str, Tensor]:
     """Pixels of a batch by what is known of their labels, to be added up over batches.
 
     They stay on their device: reading them at every step would wait for a GPU.
@@ -124,17 +134,19 @@ def clipping_counts(clipped: Tensor, labels: Tensor, truth: Tensor) -> dict[str,
         clipped: (B,h,w) bool.
         labels: (B,h,w) what is trained on, void 255.
         truth: (B,h,w) the same from true masks, void 255 wherever it is not known.
+        scope: that of the clipping.
 
     Returns:
         A number for each of COUNTS. labelled: pixels with a label; known: of these, those with a known truth; wrong: of
         these, those with another label. `clipped`, `clipped_known` and `clipped_wrong`: of the three, what was clipped.
-        `…_active`: the three again where clipping is at work, 0 for a batch in which nothing is clipped. Such batches
-        have a larger loss and more wrong labels, so what chance would find is told by the others.
+        `…_active`: the three again where clipping is at work, which leaves out a batch in which nothing is clipped, and
+        with scope "own" each image in which nothing is. Those have a larger loss and more wrong labels, so what chance
+        would find is told by the others.
     """
     labelled = labels != VOID
     known = labelled & (truth != VOID)
     wrong = known & (labels != truth)
-    active = clipped.any()
+    active = clipped.flatten(1).any(1)[:, None, None] if scope == "own" else clipped.any()
     return {
         "labelled": labelled.sum(),
         "clipped": (clipped & labelled).sum(),
@@ -153,7 +165,7 @@ def clipping_quality(counts: Mapping[str, float], of: str = "") -> dict[str, flo
 
     Args:
         counts: COUNTS, added up over batches.
-        of: "" for all batches, "active" for those in which clipping is at work.
+        of: "" for all pixels, "active" for those of the batches, or images, in which clipping is at work.
 
     Returns:
         Shares in 0…1, NaN where undefined. clipped_share: of all labelled pixels; noise: labels that differ from the

@@ -199,7 +199,7 @@ def train_segmenter(
             clipped.loss.backward()
             optimizer.step()
 
-            row = recorder.add(clipped, clipping_counts(~clipped.kept, labels, truth))
+            row = recorder.add(clipped, clipping_counts(~clipped.kept, labels, truth, options.scope))
             if row:
                 check_loss(row["loss"], f"at iteration {iteration}", options.lr)
                 where = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan, "lr": rate}

@@ -31,7 +31,7 @@ Place = tuple[slice, slice]  # rows and columns of a window
 
 
 # ── One image ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def segment(
+def segment(  # noqa: PLR0913 (these keywords are what a checkpoint says of its inference)
     model: "Segmenter",
     image: np.ndarray,
     *,
@@ -41,6 +41,7 @@ def segment(
     window: int = 480,
     stride: int = 320,
     crf: str = "",
+    early_weight: float = 0.0,
 ) -> np.ndarray:
     """Segment an image with a retrained network.
 
@@ -53,12 +54,14 @@ def segment(
         window: side of the sliding windows in pixels.
         stride: step of the sliding windows in pixels.
         crf: "" (none), "voc" or "coco" settings, see `crf.refine_probabilities`.
+        early_weight: of the masks after the decoder's first block, see `predict_probabilities`.
 
     Returns:
-        Class probabilities (K,H,W) float32. argmax over axis 0 is the mask, 0 background and c + 1 class c.
+        Class probabilities (K,H,W) float32; argmax over axis 0 is the mask, 0 background and c + 1 class c. Without a
+        CRF and with an early_weight they add up to 1 + early_weight.
     """
-    probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride).cpu().numpy()
-    return refine_probabilities(image, probabilities, crf) if crf else probabilities
+    scores = segment_on_device(model, image, scales, mirror, base_size, window, stride, early_weight).cpu().numpy()
+    return refine_probabilities(image, scores, crf) if crf else scores
 
 
 def segment_on_device(
@@ -69,10 +72,11 @@ def segment_on_device(
     base_size: int,
     window: int,
     stride: int,
+    early_weight: float = 0.0,
 ) -> Tensor:
     """`segment` without the CRF → (K,H,W) on the model's device: on a GPU the argmax takes no time."""
     views, flips = image_views(model, image, scales, base_size, mirror)
-    return predict_probabilities(model, views, flips, image.shape[:2], window, stride)
+    return predict_probabilities(model, views, flips, image.shape[:2], window, stride, early_weight)
 
 
 def image_views(
@@ -109,11 +113,16 @@ def predict_probabilities(
     size: Sequence[int],
     window: int,
     stride: int,
+    early_weight: float = 0.0,
 ) -> Tensor:
     """Average of the softmax scores of several views of one image.
 
     Logits are averaged where windows overlap, and resized to `size` before the softmax. Windows of all views share
     batches.
+
+    The documented evaluation of the released code adds the masks that the decoder gives after its first block:
+    scores = early_weight · p̄₁ + p̄₂, where p̄₁ and p̄₂ are the averages after the first and after the last block. It
+    uses a weight of 0.8, and never trains the first ones.
 
     Args:
         model: of step 2, on its device.
@@ -122,23 +131,29 @@ def predict_probabilities(
         size: (H,W) of the result.
         window: side of the sliding windows in pixels.
         stride: step of the sliding windows in pixels.
+        early_weight: of the masks after the decoder's first block; 0 does not compute them.
 
     Returns:
-        (K,H,W) float32 on the model's device.
+        (K,H,W) float32 on the model's device; they add up to 1 + early_weight, and are not normalised.
     """
+    early = early_weight > 0
     device = next(model.parameters()).device
     views = [at_least(view.reshape(view.shape[-3:]).to(device), window) for view in views]
     places = [window_places(view.shape[1:], window, stride) for view in views]
     crops = [view[:, rows, columns] for view, own in zip(views, places) for rows, columns in own]
-    logits = window_logits(model, crops)
+    logits = window_logits(model, crops, early)
     total = torch.zeros((), device=device)
     for view, mirrored, own in zip(views, flips, places, strict=True):
-        merged = merge_windows(own, logits, view.shape[1:])
+        merged_MKhw = merge_windows(own, logits, view.shape[1:])
         if mirrored:
-            merged = merged.flip(-1)
-        merged = F.interpolate(merged[None], tuple(size), mode="bilinear", align_corners=False)[0]
-        total = total + merged.softmax(0)
-    return total / len(views)
+            merged_MKhw = merged_MKhw.flip(-1)
+        merged_MKHW = F.interpolate(merged_MKhw, tuple(size), mode="bilinear", align_corners=False)
+        total = total + merged_MKHW.softmax(1)
+    probabilities_MKHW = total / len(views)
+    if not early:
+        return probabilities_MKHW[0]
+    after_first, after_last = probabilities_MKHW
+    return early_weight * after_first + after_last
 
 
 def at_least(view: Tensor, side: int) -> Tensor:
@@ -167,32 +182,43 @@ def window_places(size: Sequence[int], window: int, stride: int) -> list[Place]:
     ]
 
 
-def window_logits(model: "Segmenter", crops: list[Tensor]) -> Iterator[Tensor]:
-    """Yields the logits (K,window,window) of equal crops (3,window,window), taking several at once to the model."""
+def window_logits(model: "Segmenter", crops: list[Tensor], early: bool = False) -> Iterator[Tensor]:
+    """Logits of equal crops (3,window,window), of which the model is given several at once.
+
+    Yields:
+        (M,K,window,window) of a crop: the masks after the decoder's last block; if `early`, those after its first
+        block before them.
+    """
     at_once = max(WINDOW_PIXELS_AT_ONCE // crops[0][0].numel(), WINDOWS_AT_ONCE if crops[0].is_cuda else 1)
     for first in range(0, len(crops), at_once):
-        yield from model(torch.stack(crops[first : first + at_once])).float()
+        batch = torch.stack(crops[first : first + at_once])
+        if early:
+            blocks = model.masks_of_every_block(batch)
+            logits_BMKww = torch.stack([blocks[0], blocks[-1]], 1)
+        else:
+            logits_BMKww = model(batch).unsqueeze(1)
+        yield from logits_BMKww.float()
 
 
 def merge_windows(places: Sequence[Place], logits: Iterator[Tensor], size: Sequence[int]) -> Tensor:
-    """The logits (K,h,w) of a view of `size`: the mean of its windows where they overlap.
+    """The logits (M,K,h,w) of a view of `size`: the mean of its windows where they overlap.
 
     Args:
         places: of its windows.
-        logits: (K,window,window) of these, and of the views after it: takes as many as there are places.
+        logits: (M,K,window,window) of these, and of the views after it: takes as many as there are places.
         size: (h,w).
     """
     first = next(logits)
-    total = first.new_zeros(*first.shape[:-2], *size)
+    total = first.new_zeros(*first.shape[:2], *size)
     count = first.new_zeros(*size)
     for (rows, columns), window in zip(places, chain([first], logits)):  # in this order, zip takes none too many
-        total[..., rows, columns] += window
+        total[:, :, rows, columns] += window
         count[rows, columns] += 1
     return total / count
 
 
 # ── A list ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def segment_list(  # noqa: PLR0913 (the keywords are what a checkpoint says of its inference)
+def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of its inference)
     model: "Segmenter",
     dataset: "Dataset",
     ids: Sequence[str],
@@ -206,6 +232,7 @@ def segment_list(  # noqa: PLR0913 (the keywords are what a checkpoint says of i
     base_size: int,
     window: int,
     stride: int,
+    early_weight: float = 0.0,
 ) -> None:
     """Masks of a list, before and after the CRF; what is there already stays.
 
@@ -222,6 +249,7 @@ def segment_list(  # noqa: PLR0913 (the keywords are what a checkpoint says of i
         base_size: see `segment`.
         window: see `segment`.
         stride: see `segment`.
+        early_weight: see `segment`.
     """
     plain, refined = folder / "multi", folder / "multi_crf"
     places = [plain, refined] if crf else [plain]
@@ -235,12 +263,13 @@ def segment_list(  # noqa: PLR0913 (the keywords are what a checkpoint says of i
                 progress.update(1)
                 continue
             image = dataset.image(image_id)
-            probabilities = segment_on_device(model, image, scales, mirror, base_size, window, stride)
-            mask = probabilities.argmax(0)
+            views = (scales, mirror, base_size, window, stride, early_weight)
+            scores = segment_on_device(model, image, *views)
+            mask = scores.argmax(0)
             write_label_png(plain / name, mask.cpu().numpy())
             if crf:
                 winners = mask.unique()  # the CRF knows these classes only, so no others go to its process
-                given = (image, probabilities[winners].cpu().numpy(), winners.cpu().numpy(), crf)
+                given = (image, scores[winners].cpu().numpy(), winners.cpu().numpy(), crf)
                 waiting.append(pool.submit(refine_to_file, refined / name, *given))
             if len(waiting) > 4 * workers:
                 waiting.popleft().result()

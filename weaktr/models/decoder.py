@@ -39,7 +39,20 @@ class MaskTransformer(nn.Module):
     def forward(self, tokens_BPD, grid):
         tokens = self.proj_dec(tokens_BPD)
         tokens = torch.cat([tokens, self.cls_emb.expand(len(tokens), -1, -1)], 1)
-        tokens = self.decoder_norm(self.blocks(tokens))
+        return self._masks(self.blocks(tokens), grid)
+
+    def masks_of_every_block(self, tokens_BPD, grid):
+        """`forward` after each block → list of (B,K,h,w), the last one being that of `forward`."""
+        tokens = self.proj_dec(tokens_BPD)
+        tokens = torch.cat([tokens, self.cls_emb.expand(len(tokens), -1, -1)], 1)
+        masks = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            masks.append(self._masks(tokens, grid))
+        return masks
+
+    def _masks(self, tokens, grid):
+        tokens = self.decoder_norm(tokens)
         patches = F.normalize(tokens[:, : -self.num_classes] @ self.proj_patch, dim=-1)
         classes = F.normalize(tokens[:, -self.num_classes :] @ self.proj_classes, dim=-1)
         masks_BPK = self.mask_norm(patches @ classes.transpose(1, 2))

@@ -17,12 +17,23 @@ class Segmenter(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x):
+        padded = self._padded(x)
+        return self._at_size(self.decoder(*self.encoder(padded)), padded, x)
+
+    def masks_of_every_block(self, x):
+        """Logits after each block of the decoder → list of (B,K,height,width), the last one being `forward`'s."""
+        padded = self._padded(x)
+        masks = self.decoder.masks_of_every_block(*self.encoder(padded))
+        return [self._at_size(mask, padded, x) for mask in masks]
+
+    def _padded(self, x):
         height, width = x.shape[-2:]
         patch = self.encoder.vit.patch_embed.patch_size[0]
-        padded = F.pad(x, (0, -width % patch, 0, -height % patch))
-        masks = self.decoder(*self.encoder(padded))
+        return F.pad(x, (0, -width % patch, 0, -height % patch))
+
+    def _at_size(self, masks, padded, x):
         masks = F.interpolate(masks.float(), padded.shape[-2:], mode="bilinear", align_corners=False)
-        return masks[..., :height, :width]
+        return masks[..., : x.shape[-2], : x.shape[-1]]
 
 
 def create_segmenter(
