@@ -16,6 +16,7 @@ from weaktr.plots import dense, paper
 from weaktr.plots.figures import GREY
 from weaktr.sweeps import tables
 from weaktr.workbench import keys, presets, published, reports, runner
+from weaktr.workbench.published import PUBLISHED_MASK as MASK
 
 
 @pytest.fixture(scope="module")
