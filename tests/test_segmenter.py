@@ -192,6 +192,8 @@ def test_saved_model_comes_back_whole(tmp_path, kind):
     x = torch.randn(1, 3, 40, 32)
     assert torch.equal(loaded(x), model(x))
     assert loaded.config == model.config and loaded.details == {"start_value": 1.2}
+    sizes = ["backbone", "num_classes", "image_size", "patch_size", "decoder_heads", "decoder_depth"]
+    assert list(loaded.config) == ["step", *sizes]
 
 
 # ---------------------------------------------------------------- bad input
