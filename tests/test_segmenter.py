@@ -82,6 +82,59 @@ def test_decoder_agrees_with_naive_loops():
     assert naive.error(decoder(tokens, (3, 4)), naive.decode(state, tokens.double(), (3, 4), 2)) < 2e-5
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_masks_of_every_block_agree_with_naive_loops(layers):
+    """The masks after a block are those of a decoder that ends there."""
+    torch.manual_seed(0)
+    decoder = MaskTransformer(5, 48, heads=2, depth=layers).eval()
+    tokens = torch.randn(2, 12, 48)
+    state = {f"decoder.{name}": tensor.double() for name, tensor in decoder.state_dict().items()}
+    found = decoder.masks_of_every_block(tokens, (3, 4))
+    assert len(found) == layers
+    for last, masks in enumerate(found):
+        later = tuple(f"decoder.blocks.{number}." for number in range(last + 1, layers))
+        shorter = {name: tensor for name, tensor in state.items() if not name.startswith(later)}
+        assert naive.error(masks, naive.decode(shorter, tokens.double(), (3, 4), 2)) < 2e-5
+    assert torch.equal(found[-1], decoder(tokens, (3, 4)))
+    assert all(naive.error(masks, found[-1]) > 0.01 for masks in found[:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(32, 32), (21, 43)], ids=["trained", "ragged"])
+def test_logits_of_every_block_agree_with_naive_loops(kind, size):
+    state = naive.random_segmenter_checkpoint(kind)
+    model = import_released_segmenter(state, num_heads=3, decoder_heads=2)
+    x = torch.randn(2, 3, *size)
+    first, last = model.masks_of_every_block(x)
+    assert torch.equal(last, model(x))
+    shorter = {name: value.double() for name, value in state.items() if not name.startswith("decoder.blocks.1.")}
+    assert first.shape == (2, 4, *size) and naive.error(first, naive.segmenter(shorter, x.double(), 3, 2)) < 2e-5
+
+
+def test_masks_of_both_blocks_agree_with_released_code(shared):
+    """The documented evaluation, which adds a second prediction, view by view and window by window."""
+    golden = np.load(shared / "goldens" / "seg_vit_two_masks.npz")
+    state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
+    model = import_released_segmenter(
+        state, num_heads=int(golden["cfg/heads"]), decoder_heads=int(golden["cfg/decoder_heads"])
+    )
+    count = sum(key.startswith("ms/") for key in golden.files)
+    views = [torch.tensor(golden[f"ms/{i}"]) for i in range(count)]
+    flips = [bool(golden[f"ms_flip/{i}"]) for i in range(count)]
+    size, windows = golden["image"].shape[-2:], (int(golden["cfg/window"]), int(golden["cfg/stride"]))
+    averages = []
+    for block, name in enumerate(("probs_first", "probs_second")):
+        with torch.no_grad():
+            found = naive.predict_probabilities(
+                lambda x, block=block: model.masks_of_every_block(x)[block], views, flips, size, *windows
+            )
+        assert naive.error(found, golden[name]) < 5e-6, name
+        averages.append(found)
+    scores = float(golden["weight"]) * averages[0] + averages[1]
+    assert naive.error(scores, golden["scores"]) < 5e-6
+    assert np.array_equal(scores.argmax(0).numpy(), golden["mask"])
+
+
 def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, num_classes=0, **PLAIN)

@@ -47,6 +47,15 @@ class MaskTransformer(nn.Module):
         """Patch tokens (B,P,D) of a grid (h, w) → class scores (B,K,h,w)."""
         return self._masks(self.blocks(self._tokens(patches_BPD)), grid)
 
+    def masks_of_every_block(self, patches_BPD: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """Class scores (B,K,h,w) after each block, by the same norms and products; the last are those of `forward`."""
+        tokens_BND = self._tokens(patches_BPD)
+        masks = []
+        for block in self.blocks:
+            tokens_BND = block(tokens_BND)
+            masks.append(self._masks(tokens_BND, grid))
+        return masks
+
     def _tokens(self, patches_BPD: Tensor) -> Tensor:
         """What the blocks work on (B,P+K,D): projected patches, then class embeddings."""
         classes_BKD = self.cls_emb.expand(len(patches_BPD), -1, -1)

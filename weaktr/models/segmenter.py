@@ -44,6 +44,16 @@ class Segmenter(nn.Module):
         masks = self.decoder(*self.encoder(padded))
         return self._enlarged(masks, padded, x)
 
+    def masks_of_every_block(self, x: Tensor) -> list[Tensor]:
+        """Logits (B,K,height,width) after each block of the decoder; the last are those of `forward`.
+
+        Only the last are trained. The documented evaluation of the released code adds those of the first block to them
+        (docs/method.md, "Step 2").
+        """
+        padded = self._padded(x)
+        masks = self.decoder.masks_of_every_block(*self.encoder(padded))
+        return [self._enlarged(block_masks, padded, x) for block_masks in masks]
+
     def _padded(self, x: Tensor) -> Tensor:
         """Images with zeros on the right and below, up to multiples of the patch."""
         height, width = x.shape[-2:]
