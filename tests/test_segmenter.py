@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from weaktr.device import autocast
 from weaktr.errors import UserError
 from weaktr.models import encoders
+from weaktr.models.backbones import make_vit
 from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.decoder import MaskTransformer
 from weaktr.models.released import import_released_segmenter, released_names
@@ -151,6 +152,44 @@ def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
     assert naive.error(state["encoder.patch_embed.proj.weight"], kernel) < 1e-6
     for name in ("cls_token", "norm.weight", "blocks.5.mlp.fc2.weight"):
         assert torch.equal(state[f"encoder.{name}"].double(), native[name]), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mode"),
+    [
+        ("vit_small_patch16_384", "bicubic"),
+        ("vit_small_patch16_384.augreg_in21k_ft_in1k", "bicubic"),
+        ("deit_small_patch16_224", "bilinear"),
+        ("vit_small_patch14_dinov2", "bilinear"),
+        ("eva02_small_patch14_224", "bilinear"),
+    ],
+)
+def test_positions_of_the_published_vit_start_bicubic_and_all_others_bilinear(monkeypatch, backbone, mode):
+    """ViT-S starts at 30 × 30 patches from 24 × 24, as the crops of 480 px; at other sizes it is resized as all are."""
+    native = make_vit(backbone, image_size=16, patch_size=16).state_dict()
+    prefix = native["pos_embed"].shape[1] - 1
+    native["pos_embed"] = torch.randn(1, prefix + 24 * 24, 384)
+    monkeypatch.setattr("weaktr.models.segmenter.pretrained_state", lambda *_: native)
+    model = create_segmenter(backbone, 3, image_size=480, patch_size=16).eval()
+    vit = model.encoder.vit
+    given = native["pos_embed"][:, prefix:].transpose(1, 2).unflatten(2, (24, 24))
+    resized = {
+        way: F.interpolate(given, (30, 30), mode=way, align_corners=False, antialias=False).flatten(2).transpose(1, 2)
+        for way in ("bicubic", "bilinear")
+    }
+    assert torch.equal(vit.pos_embed[:, prefix:], resized[mode])
+    assert torch.equal(vit.pos_embed[:, :prefix], native["pos_embed"][:, :prefix])
+    assert naive.error(resized["bicubic"], resized["bilinear"]) > 0.1
+    later = F.interpolate(
+        vit.pos_embed[:, prefix:].transpose(1, 2).unflatten(2, (30, 30)), (2, 3), mode="bilinear", align_corners=False
+    )
+    seen = []
+    vit.norm_pre.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        x = torch.randn(1, 3, 32, 48)
+        model.encoder(x)
+        patches = vit.patch_embed(x)
+    assert torch.equal(seen[0][:, prefix:], patches.flatten(1, 2) + later.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize(

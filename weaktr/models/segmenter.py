@@ -110,10 +110,23 @@ def create_segmenter(  # noqa: PLR0913 (the keywords are the interface)
     )
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, eps=1e-5, drop_path=drop_path)
     if pretrained:
-        load_pretrained(vit, pretrained_state(backbone, weights), "bilinear", weights or backbone)
+        mode = starting_position_mode(backbone)
+        load_pretrained(vit, pretrained_state(backbone, weights), mode, weights or backbone)
     heads = decoder_heads or max(1, vit.embed_dim // 64)
     decoder = MaskTransformer(num_classes, vit.embed_dim, heads, decoder_depth, decoder_dropout)
     model = Segmenter(SegmenterEncoder(vit), decoder)
     model.config = {"step": "segmenter"} | asdict(config)
     model.mean, model.std = normalisation(backbone)
     return model
+
+
+def starting_position_mode(backbone: Backbone) -> str:
+    """How pretrained position embeddings are resized to the grid of the training crop: "bilinear", or "bicubic".
+
+    The released code resizes them bilinearly, except those of the published ViT-S: its .npz file goes through timm's
+    loader of 2022, which resizes bicubically (24 → 30 patches a side for crops of 480 px). A file does not tell where
+    it comes from once it is converted, so the name decides, also where `weights` gives the file. Only the start is
+    meant: `SegmenterEncoder` resizes bilinearly to the grids of other images, whatever the backbone.
+    """
+    name = "" if isinstance(backbone, dict) else backbone.split(".")[0]  # timm's names may end in a tag of the weights
+    return "bicubic" if name == "vit_small_patch16_384" else "bilinear"
