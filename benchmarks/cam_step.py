@@ -2,12 +2,14 @@
 
     .venv/bin/python benchmarks/cam_step.py [image size] [batch]
 
-Time and memory of the network that keeps its attention maps, of the one that makes them anew (low-memory mode), and of
-the way the released code fuses them, written here from METHOD.md: all maps stacked in one tensor, weighed and averaged
-as a whole (the released code copies them more often than that). Random weights: the time does not depend on them.
+Time and memory of the network that keeps its attention maps, of the one that recomputes them (low-memory mode), and of
+the way the released code fuses them, written here from docs/method.md: all maps stacked in one tensor, weighed and
+averaged as a whole (the released code copies them more often than that). Random weights: the time does not depend on
+them.
 """
 
 import sys
+from functools import partial
 
 import timm
 import torch
@@ -29,8 +31,8 @@ WAYS = {
 
 def stacked_fusion(fusion, attentions, outputs):
     """M as the released code forms it: (B,L,H,N,N) in memory, once plain and once weighed."""
-    weights = fusion.weights([output.detach() for output in outputs])
-    weighed = torch.stack(attentions, 1) * weights[..., None, None]
+    weights = fusion.weights(outputs)
+    weighed = torch.stack(list(attentions), 1) * weights[..., None, None]
     return weights, weighed.mean(2).mean(1)
 
 
@@ -46,7 +48,7 @@ def make_step(way, size, batch, precision):
         keep = way != "remade"
         model = create_cam_model(BACKBONE, CLASSES, pretrained=False, image_size=size, keep_maps=keep).to(device)
     if way == "stacked":
-        model.fusion.forward = lambda maps, outputs: stacked_fusion(model.fusion, maps, outputs)
+        model.fusion.forward = partial(stacked_fusion, model.fusion)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step():

@@ -1,5 +1,8 @@
 """Every family of plain ViT in both steps, as small random instances; what is none is refused with the reason."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -8,13 +11,16 @@ from safetensors.torch import save_file
 from timm.models.eva import Eva
 
 from weaktr.errors import UserError
+from weaktr.files import ROOT
 from weaktr.method.cam_generation import generate_cams
 from weaktr.method.cam_training import cam_losses
 from weaktr.method.clipping import gradient_clipping
-from weaktr.models.backbones import make_vit
+from weaktr.models import million_parameters
+from weaktr.models.backbones import make_vit, refuse_unfit
 from weaktr.models.cam import create_cam_model
 from weaktr.models.encoders import CamEncoder, SegmenterEncoder
 from weaktr.models.segmenter import create_segmenter
+from weaktr.models.weights import pretrained_state
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 FAMILIES = {
@@ -126,7 +132,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_plain_vit_is_refused_with_the_reason(name):
-    with pytest.raises(UserError, match=f"'{name}' is no plain ViT: .*{REFUSED[name]}"):
+    with pytest.raises(UserError, match=f"'{name}' is not a plain ViT: .*{REFUSED[name]}"):
         make_vit(name, image_size=64)
 
 
@@ -143,12 +149,48 @@ def test_damaged_and_malicious_weights_are_refused_by_name(tmp_path):
             create_cam_model(SMALL, 3, weights=tmp_path / "odd.pth", image_size=24)
 
 
+def test_an_error_of_timm_itself_is_not_taken_for_an_unfit_backbone(monkeypatch):
+    build = timm.create_model
+
+    def broken(name, **options):
+        if options:
+            raise TypeError("timm is broken")
+        return build(name)
+
+    monkeypatch.setattr(timm, "create_model", broken)
+    with pytest.raises(TypeError, match="timm is broken"):
+        make_vit("vit_tiny_patch16_224", image_size=64)
+
+
+def test_asking_whether_a_backbone_fits_draws_no_random_number():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    refuse_unfit("vit_tiny_patch16_224")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_relative_weights_file_starts_at_the_repositorys_root(tmp_path, monkeypatch):
+    file = tmp_path / "weights.safetensors"
+    save_file({"x": torch.ones(2)}, file)
+    relative = os.path.relpath(file, ROOT)
+    monkeypatch.chdir("/")
+    for given in (relative, Path(relative), str(file), file):
+        assert torch.equal(pretrained_state("any", given)["x"], torch.ones(2))
+
+
+def test_sizes_have_no_weights_to_fetch():
+    with pytest.raises(UserError, match="given by its sizes has no pretrained weights; give a file with weights="):
+        create_cam_model(SMALL, 3, image_size=24)
+
+
+def test_million_parameters():
+    assert million_parameters(torch.nn.Linear(1999, 1000)) == 2.0
+
+
 def test_without_network_and_file_both_ways_out_are_named(monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    from weaktr.models.weights import pretrained_state
-
     with pytest.raises(UserError, match=r"connect to the network once, or give a local file with weights="):
         pretrained_state("deit_small_patch16_224")

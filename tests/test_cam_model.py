@@ -1,5 +1,7 @@
 """The CAM network of step 1 against naive loops and against the authors' released code."""
 
+import copy
+
 import naive
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from weaktr.device import autocast
 from weaktr.errors import UserError
 from weaktr.method.cam_training import cam_losses
 from weaktr.models import encoders
+from weaktr.models.attention import KeptMaps, RemadeMaps, tapped
+from weaktr.models.backbones import make_vit
 from weaktr.models.cam import cam_variant, create_cam_model
 from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.fusion import AttentionFusion
@@ -27,6 +31,8 @@ EVA = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 8, "use_rot_po
 EVA |= {"swiglu_mlp": True, "mlp_ratio": 8 / 3}
 DINO = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 8, "init_values": 0.5, "reg_tokens": 2}
 BOTH_MODES = pytest.mark.parametrize("keep_maps", [True, False], ids=["kept", "remade"])
+CONFIG = ["step", "backbone", "num_classes", "image_size", "patch_size"]
+CONFIG += ["fusion", "pool", "reduction", "feat_reduction", "last_k"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 OUTPUTS = [
     "cls_logits",
@@ -263,6 +269,7 @@ def test_saved_model_comes_back_whole(tmp_path, fusion):
     x = torch.randn(1, 3, 24, 32)
     assert torch.equal(loaded(x).fine_cam, model(x).fine_cam)
     assert loaded.config == model.config and loaded.details == {"classes": ["a", "b", "c"]}
+    assert list(loaded.config) == CONFIG
     assert not loaded.training
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -274,7 +281,7 @@ def test_imported_model_can_be_saved(tmp_path):
     assert torch.equal(load_model(tmp_path / "model.safetensors")(x).fine_cam, model(x).fine_cam)
 
 
-# ---------------------------------------------------------------- maps kept and maps made anew
+# ---------------------------------------------------------------- maps kept and maps recomputed
 
 
 def step_of(backbone, keep_maps, *, train, device="cpu", precision="fp32"):
@@ -317,14 +324,14 @@ def test_drop_path_of_the_step_above_drops_something():
     assert naive.error(*outputs) > 0.01
 
 
-def test_maps_made_anew_are_not_held():
+def test_recomputed_maps_are_not_held():
     model = create_cam_model(TINY, 3, pretrained=False, image_size=24, keep_maps=False, reduction=4)
     output = model(torch.randn(2, 3, 24, 32))
     tokens, size = 3 + 4 + 12, 128 // 4
-    assert [[tensor.shape for tensor in block] for block in output.attentions.blocks] == [
-        [(2, 4, tokens, size)] * 2
-    ] * 6
-    assert all(not tensor.requires_grad for block in output.attentions.blocks for tensor in block)
+    assert isinstance(output.attentions, RemadeMaps)
+    held = [*output.attentions.queries, *output.attentions.keys]
+    assert [tensor.shape for tensor in held] == [(2, 4, tokens, size)] * 2 * 6
+    assert all(not tensor.requires_grad for tensor in held)
 
 
 def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
@@ -332,7 +339,7 @@ def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
         monkeypatch.setattr(encoders, "MOST_TOKENS_KEPT", tokens)
         options = {"image_size": 24, "reduction": 4, "keep_maps": keep_maps}
         output = create_cam_model(TINY, 3, pretrained=False, **options)(torch.randn(1, 3, 24, 32))
-        return torch.is_tensor(output.attentions.blocks[0])
+        return isinstance(output.attentions, KeptMaps)
 
     assert kept(None, 19) and not kept(None, 18)  # 3 classes, 4 registers, 12 patches
     assert kept(True, 18) and not kept(False, 19)
@@ -340,6 +347,49 @@ def test_large_images_are_not_kept_unless_asked_for(monkeypatch):
         assert kept(None, 1), "inference keeps more"
         monkeypatch.setattr(encoders, "MOST_TOKENS_KEPT_IN_INFERENCE", 18)
         assert not kept(None, 19)
+
+
+def hooks(model):
+    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+
+
+@BOTH_MODES
+def test_nothing_stays_hooked_after_a_forward_pass(keep_maps):
+    model = create_cam_model(PLAIN, 3, pretrained=False, image_size=24, keep_maps=keep_maps)
+    model(torch.randn(1, 3, 24, 24))
+    assert not any(hooks(model))
+    model.encoder.vit.blocks[-1].mlp = None  # the last block fails, after its attention
+    with pytest.raises(TypeError):
+        model(torch.randn(1, 3, 24, 24))
+    assert not any(hooks(model))
+
+
+@BOTH_MODES
+def test_a_copy_has_maps_of_its_own(keep_maps):
+    model = create_cam_model(PLAIN, 3, pretrained=False, image_size=24, keep_maps=keep_maps).eval()
+    x = torch.randn(1, 3, 24, 24)
+    first = model(x)
+    second = copy.deepcopy(model)(x)
+    assert len(first.attentions) == len(second.attentions) == 6
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.attentions, second.attentions, strict=True))
+
+
+def test_tapped_collects_inputs_and_outputs_while_it_is_open():
+    vit = make_vit({"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}, image_size=16)
+    for block in vit.blocks:
+        block.attn.fused_attn = False
+    x = torch.randn(1, 3, 16, 16)
+    with tapped(vit.blocks, inputs_of=["attn_drop"], outputs_of=["q_norm", "k_norm", "proj"]) as seen:
+        vit(x)
+    vit(x)
+    assert {name: len(tensors) for name, tensors in seen.items()} == dict.fromkeys(seen, 2)
+    for block in range(2):
+        q, k, found = seen["q_norm"][block], seen["k_norm"][block], seen["attn_drop"][block]
+        assert q.shape == (1, 3, 5, 8) and seen["proj"][block].shape == (1, 5, 24)
+        scores = torch.einsum("bhnd,bhmd->bhnm", q.double(), k.double()) / 8**0.5
+        weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        assert naive.error(found, weights) < 1e-6
+    assert not any(tensor.requires_grad for tensors in seen.values() for tensor in tensors)
 
 
 @pytest.mark.gpu
@@ -372,10 +422,10 @@ def test_all_weights_one_is_the_mean_fusion(seed, layers, heads):
     maps, branches = maps_and_branches(seed, layers, heads)
     learned = AttentionFusion(layers, heads, 8 * heads, variant="learned")
     torch.nn.init.constant_(learned.logits, 1e4)
-    ones, fused = learned(maps, branches)
+    ones, fused = learned(KeptMaps(maps), branches)
     assert torch.equal(ones, torch.ones(2, layers, heads))
     assert naive.error(fused, torch.stack(maps).mean((0, 2))) < 1e-6
-    _, mean = AttentionFusion(layers, heads, 8 * heads, variant="mean")(maps, branches)
+    _, mean = AttentionFusion(layers, heads, 8 * heads, variant="mean")(KeptMaps(maps), branches)
     assert naive.error(fused, mean) < 1e-6
 
 
@@ -385,12 +435,12 @@ def test_permuting_the_heads_permutes_their_weights(seed, layers, order, pool):
     maps, branches = maps_and_branches(seed, layers, heads=4)
     torch.manual_seed(seed)
     fusion = AttentionFusion(layers, 4, 32, pool=pool, reduction=2)
-    weights, fused = fusion(maps, branches)
+    weights, fused = fusion(KeptMaps(maps), branches)
     places = [head * layers + layer for head in order for layer in range(layers)]  # head-major
     first, second = fusion.head_ffn[0], fusion.head_ffn[2]
     first.weight.data, second.weight.data = first.weight.data[:, places], second.weight.data[places]
     channels = [d * 4 + head for d in range(8) for head in order]  # head index fastest
-    permuted, same = fusion([m[:, list(order)] for m in maps], [b[..., channels] for b in branches])
+    permuted, same = fusion(KeptMaps([m[:, list(order)] for m in maps]), [b[..., channels] for b in branches])
     assert naive.error(permuted, weights[:, :, list(order)]) < 1e-5
     assert naive.error(same, fused) < 1e-5
 

@@ -39,7 +39,7 @@ BAD = {
     "image_size": (100, "multiple of the patch of 8"),
     "crop_size": (100, "does not divide"),
     "reduction": (100, "lower it"),
-    "backbone": ("resnet18", "no plain ViT"),
+    "backbone": ("resnet18", "not a plain ViT"),
     "weights": ("nowhere/deit.safetensors", "does not exist"),
     "photograph": ("nowhere/cat.jpg", "does not exist"),
     "cam_batch_size": (64, "32 images, fewer than a batch of 64"),
@@ -80,7 +80,7 @@ def test_weights_that_start_no_backbone_are_refused_by_name(name, tmp_path):
     backbone = presets.get("smoke").parameters.get("backbone", DEFAULTS["backbone"])
     save_model(create_segmenter(backbone, 3, pretrained=False, image_size=96), ours)
     text.write_text("no checkpoint")
-    for path, words in ((ours, "nor a model that weaktr trained"), (text, "or is none; give a safetensors")):
+    for path, words in ((ours, "nor a model that weaktr trained"), (text, "is not a checkpoint; give a safetensors")):
         with pytest.raises(UserError, match=words) as caught:
             runner.run(presets.get("smoke").parameters | {name: str(path)}, tmp_path / "run")
         assert str(path) in str(caught.value)

@@ -55,7 +55,7 @@ def test_a_grid_that_is_no_square_takes_its_size_from_the_command(tmp_path, caps
     state["pos_embed"] = torch.randn(1, 3 + 2 * 4, 48)
     path = saved(tmp_path, state)
     assert main(["import", str(path)]) == 2
-    assert "pos_embed holds 8 patches, no square" in capsys.readouterr().err
+    assert "pos_embed holds 8 patches, not a square" in capsys.readouterr().err
     assert main(["import", str(path), "--image-size", "16", "32"]) == 0
     assert load_model(tmp_path / "released.safetensors").encoder.grid == (2, 4)
 
@@ -116,7 +116,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     path = tmp_path / "evil.pth"
     torch.save({"model": Malicious(tmp_path / "ran")}, path)
     assert main(["import", str(path)]) == 2
-    assert "evil.pth is damaged, holds code beside its weights, or is none" in capsys.readouterr().err
+    assert "evil.pth is damaged, holds code beside its weights, or is not a checkpoint" in capsys.readouterr().err
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
     assert main(["import", str(tmp_path / "plain.pth")]) == 2
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.safetensors"))

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from weaktr.device import autocast
 from weaktr.errors import UserError
 from weaktr.models import encoders
+from weaktr.models.backbones import make_vit
 from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.decoder import MaskTransformer
 from weaktr.models.released import import_released_segmenter, released_names
@@ -82,6 +83,59 @@ def test_decoder_agrees_with_naive_loops():
     assert naive.error(decoder(tokens, (3, 4)), naive.decode(state, tokens.double(), (3, 4), 2)) < 2e-5
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_masks_of_every_block_agree_with_naive_loops(layers):
+    """The masks after a block are those of a decoder that ends there."""
+    torch.manual_seed(0)
+    decoder = MaskTransformer(5, 48, heads=2, depth=layers).eval()
+    tokens = torch.randn(2, 12, 48)
+    state = {f"decoder.{name}": tensor.double() for name, tensor in decoder.state_dict().items()}
+    found = decoder.masks_of_every_block(tokens, (3, 4))
+    assert len(found) == layers
+    for last, masks in enumerate(found):
+        later = tuple(f"decoder.blocks.{number}." for number in range(last + 1, layers))
+        shorter = {name: tensor for name, tensor in state.items() if not name.startswith(later)}
+        assert naive.error(masks, naive.decode(shorter, tokens.double(), (3, 4), 2)) < 2e-5
+    assert torch.equal(found[-1], decoder(tokens, (3, 4)))
+    assert all(naive.error(masks, found[-1]) > 0.01 for masks in found[:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(32, 32), (21, 43)], ids=["trained", "ragged"])
+def test_logits_of_every_block_agree_with_naive_loops(kind, size):
+    state = naive.random_segmenter_checkpoint(kind)
+    model = import_released_segmenter(state, num_heads=3, decoder_heads=2)
+    x = torch.randn(2, 3, *size)
+    first, last = model.masks_of_every_block(x)
+    assert torch.equal(last, model(x))
+    shorter = {name: value.double() for name, value in state.items() if not name.startswith("decoder.blocks.1.")}
+    assert first.shape == (2, 4, *size) and naive.error(first, naive.segmenter(shorter, x.double(), 3, 2)) < 2e-5
+
+
+def test_masks_of_both_blocks_agree_with_released_code(shared):
+    """The documented evaluation, which adds a second prediction, view by view and window by window."""
+    golden = np.load(shared / "goldens" / "seg_vit_two_masks.npz")
+    state = {key[3:]: torch.tensor(golden[key]) for key in golden.files if key.startswith("sd/")}
+    model = import_released_segmenter(
+        state, num_heads=int(golden["cfg/heads"]), decoder_heads=int(golden["cfg/decoder_heads"])
+    )
+    count = sum(key.startswith("ms/") for key in golden.files)
+    views = [torch.tensor(golden[f"ms/{i}"]) for i in range(count)]
+    flips = [bool(golden[f"ms_flip/{i}"]) for i in range(count)]
+    size, windows = golden["image"].shape[-2:], (int(golden["cfg/window"]), int(golden["cfg/stride"]))
+    averages = []
+    for block, name in enumerate(("probs_first", "probs_second")):
+        with torch.no_grad():
+            found = naive.predict_probabilities(
+                lambda x, block=block: model.masks_of_every_block(x)[block], views, flips, size, *windows
+            )
+        assert naive.error(found, golden[name]) < 5e-6, name
+        averages.append(found)
+    scores = float(golden["weight"]) * averages[0] + averages[1]
+    assert naive.error(scores, golden["scores"]) < 5e-6
+    assert np.array_equal(scores.argmax(0).numpy(), golden["mask"])
+
+
 def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=32, num_classes=0, **PLAIN)
@@ -98,6 +152,44 @@ def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
     assert naive.error(state["encoder.patch_embed.proj.weight"], kernel) < 1e-6
     for name in ("cls_token", "norm.weight", "blocks.5.mlp.fc2.weight"):
         assert torch.equal(state[f"encoder.{name}"].double(), native[name]), name
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mode"),
+    [
+        ("vit_small_patch16_384", "bicubic"),
+        ("vit_small_patch16_384.augreg_in21k_ft_in1k", "bicubic"),
+        ("deit_small_patch16_224", "bilinear"),
+        ("vit_small_patch14_dinov2", "bilinear"),
+        ("eva02_small_patch14_224", "bilinear"),
+    ],
+)
+def test_positions_of_the_published_vit_start_bicubic_and_all_others_bilinear(monkeypatch, backbone, mode):
+    """ViT-S starts at 30 × 30 patches from 24 × 24, as the crops of 480 px; at other sizes it is resized as all are."""
+    native = make_vit(backbone, image_size=16, patch_size=16).state_dict()
+    prefix = native["pos_embed"].shape[1] - 1
+    native["pos_embed"] = torch.randn(1, prefix + 24 * 24, 384)
+    monkeypatch.setattr("weaktr.models.segmenter.pretrained_state", lambda *_: native)
+    model = create_segmenter(backbone, 3, image_size=480, patch_size=16).eval()
+    vit = model.encoder.vit
+    given = native["pos_embed"][:, prefix:].transpose(1, 2).unflatten(2, (24, 24))
+    resized = {
+        way: F.interpolate(given, (30, 30), mode=way, align_corners=False, antialias=False).flatten(2).transpose(1, 2)
+        for way in ("bicubic", "bilinear")
+    }
+    assert torch.equal(vit.pos_embed[:, prefix:], resized[mode])
+    assert torch.equal(vit.pos_embed[:, :prefix], native["pos_embed"][:, :prefix])
+    assert naive.error(resized["bicubic"], resized["bilinear"]) > 0.1
+    later = F.interpolate(
+        vit.pos_embed[:, prefix:].transpose(1, 2).unflatten(2, (30, 30)), (2, 3), mode="bilinear", align_corners=False
+    )
+    seen = []
+    vit.norm_pre.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        x = torch.randn(1, 3, 32, 48)
+        model.encoder(x)
+        patches = vit.patch_embed(x)
+    assert torch.equal(seen[0][:, prefix:], patches.flatten(1, 2) + later.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +284,8 @@ def test_saved_model_comes_back_whole(tmp_path, kind):
     x = torch.randn(1, 3, 40, 32)
     assert torch.equal(loaded(x), model(x))
     assert loaded.config == model.config and loaded.details == {"start_value": 1.2}
+    sizes = ["backbone", "num_classes", "image_size", "patch_size", "decoder_heads", "decoder_depth"]
+    assert list(loaded.config) == ["step", *sizes]
 
 
 # ---------------------------------------------------------------- bad input

@@ -1,7 +1,18 @@
-"""Models of the two steps, and how they are saved."""
+"""The networks of both steps, their pretrained weights and their checkpoints.
+
+A network is made from its sizes and turns normalised images into maps or logits. This room knows nothing of data sets,
+runs, losses or training: whoever trains a network, or makes masks with it, does so from outside.
+"""
+
+from torch import nn
 
 from .cam import create_cam_model
 from .checkpoints import load_model, save_model
 from .segmenter import create_segmenter
 
-__all__ = ["create_cam_model", "create_segmenter", "load_model", "save_model"]
+__all__ = ["create_cam_model", "create_segmenter", "load_model", "million_parameters", "save_model"]
+
+
+def million_parameters(model: nn.Module) -> float:
+    """How many parameters a network has, in millions."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -1,13 +1,15 @@
 """The CAM network of step 1: end-to-end class activation maps from a plain ViT (paper Sec. III)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionMaps
-from .backbones import make_vit, normalisation
+from .backbones import Backbone, Channels, ImageSize, make_vit, normalisation
 from .encoders import CamEncoder
 from .fusion import AttentionFusion
 from .weights import load_pretrained, pretrained_state
@@ -15,7 +17,22 @@ from .weights import load_pretrained, pretrained_state
 CAM_KINDS = ("fused", "patchcam", "attn")
 
 
-@dataclass
+@dataclass(frozen=True)
+class CamConfig:
+    """What a CAM network is built from, as its checkpoint keeps it; see `create_cam_model`."""
+
+    backbone: Backbone
+    num_classes: int
+    image_size: ImageSize
+    patch_size: int | None
+    fusion: str
+    pool: str
+    reduction: float
+    feat_reduction: float
+    last_k: int
+
+
+@dataclass(frozen=True)
 class CamOutput:
     """Everything the CAM network computes for a batch."""
 
@@ -28,27 +45,34 @@ class CamOutput:
     head_weights: Tensor  # (B,L,H) of the attention maps
     cross_attention: Tensor  # (B,C,h,w) class rows of the fused attention map
     patch_attention: Tensor  # (B,P,P) patch rows of the fused attention map
-    attentions: AttentionMaps  # L maps (B,H,N,N), kept or made anew at each access
+    attentions: AttentionMaps  # L maps (B,H,N,N), kept or recomputed at each access
 
 
 class CamModel(nn.Module):
-    """Plain ViT with class tokens, coarse CAM convolution and attention fusion. forward: x (B,3,·,·) → CamOutput."""
+    """Plain ViT with class tokens, coarse CAM convolution and attention fusion."""
 
-    def __init__(self, encoder, fusion):
+    config: dict[str, Any]  # a CamConfig with the key "step"
+    mean: Channels  # of the normalisation its backbone was pretrained with
+    std: Channels
+    details: dict[str, Any]  # of a loaded model: what `save_model` was given
+
+    def __init__(self, encoder: CamEncoder, fusion: AttentionFusion) -> None:
         super().__init__()
-        self.encoder, self.fusion = encoder, fusion
+        self.encoder = encoder
+        self.fusion = fusion
         self.head = nn.Conv2d(encoder.vit.embed_dim, encoder.num_classes, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> CamOutput:
+        """Normalised images (B,3,height,width) → CamOutput."""
         classes = self.encoder.num_classes
         tokens, attentions, outputs, grid = self.encoder(x)
         patches = tokens[:, -grid[0] * grid[1] :]
         coarse_cam = self.head(patches.transpose(1, 2).unflatten(2, grid))
-        head_weights, fused_BNN = self.fusion(attentions.blocks, outputs)
+        head_weights, fused_BNN = self.fusion(attentions, outputs)
         first_patch = fused_BNN.shape[1] - patches.shape[1]
         cross_attention = fused_BNN[:, :classes, first_patch:].unflatten(2, grid)
         patch_attention = fused_BNN[:, first_patch:, first_patch:]
-        fused_cam = cross_attention * F.relu(coarse_cam.detach())
+        fused_cam = cross_attention * F.relu(coarse_cam.detach())  # detached: the fine loss trains the fusion only
         fine_cam = refine(fused_cam, patch_attention)
         return CamOutput(
             cls_logits=tokens[:, :classes].mean(-1),
@@ -64,16 +88,23 @@ class CamModel(nn.Module):
         )
 
 
-def refine(cam_BChw, patch_attention_BPP):
+def refine(cam_BChw: Tensor, patch_attention_BPP: Tensor) -> Tensor:
     """Spread CAMs along the patch attention: row i becomes Σ_j PA[i,j]·cam[j]."""
-    refined_BPC = patch_attention_BPP @ cam_BChw.flatten(2).transpose(1, 2).to(patch_attention_BPP)
+    cam_BPC = cam_BChw.flatten(2).transpose(1, 2).to(patch_attention_BPP)
+    refined_BPC = patch_attention_BPP @ cam_BPC
     return refined_BPC.transpose(1, 2).unflatten(2, cam_BChw.shape[2:])
 
 
-def cam_variant(output, kind="fused", refined=True):
+def cam_variant(output: CamOutput, kind: str = "fused", refined: bool = True) -> Tensor:
     """One of the compositions of the ablation (paper Table "CAM variants") → (B,C,h,w).
 
-    kind: "fused" (cross attention ⊙ ReLU(coarse)), "patchcam" (ReLU(coarse)) or "attn" (cross attention).
+    Args:
+        output: Of the CAM network.
+        kind: "fused" (cross attention ⊙ ReLU(coarse)), "patchcam" (ReLU(coarse)) or "attn" (cross attention).
+        refined: Whether it is spread along the patch attention.
+
+    Raises:
+        ValueError: For an unknown kind.
     """
     if kind not in CAM_KINDS:
         raise ValueError(f"CAM kind {kind!r} is unknown; one of {', '.join(CAM_KINDS)}")
@@ -81,45 +112,84 @@ def cam_variant(output, kind="fused", refined=True):
     return refine(cam, output.patch_attention) if refined else cam
 
 
-def create_cam_model(
-    backbone,
-    num_classes,
+def create_cam_model(  # noqa: PLR0913 (the keywords are the interface)
+    backbone: Backbone,
+    num_classes: int,
     *,
-    pretrained=True,
-    weights="",
-    image_size=224,
-    patch_size=None,
-    fusion="adaptive",
-    pool="max",
-    reduction=8,
-    feat_reduction=8,
-    last_k=1,
-    drop_path=0.0,
-    keep_maps=None,
-):
+    pretrained: bool = True,
+    weights: str | Path = "",
+    image_size: ImageSize = 224,
+    patch_size: int | None = None,
+    fusion: str = "adaptive",
+    pool: str = "max",
+    reduction: float = 8,
+    feat_reduction: float = 8,
+    last_k: int = 1,
+    drop_path: float = 0.0,
+    keep_maps: bool | None = None,
+) -> CamModel:
     """The CAM network on any plain timm ViT (or `weaktr_tiny_patch8_96`).
 
-    num_classes: C foreground classes. image_size: training size in pixels. fusion: "adaptive", "mean", "random",
-    "learned" or "last-k"; pool: "max" or "avg"; reduction, feat_reduction: the r of steps 4 and 3 of METHOD's fusion.
-    weights: a local file instead of timm's download. keep_maps: True holds every attention map in memory, False makes
-    them anew where they are needed, None keeps up to 1,024 tokens, and 1,408 without gradients; results are the same.
-    Raises UserError for an unfit backbone or missing weights, ValueError for an unknown variant.
+    Args:
+        backbone: See `backbones.Backbone`.
+        num_classes: C foreground classes.
+        pretrained: Whether the encoder starts from pretrained weights.
+        weights: A local file of them instead of timm's download, see `pretrained_state`.
+        image_size: Training size in pixels.
+        patch_size: Pixels; None keeps the backbone's own.
+        fusion: "adaptive", "mean", "random", "learned" or "last-k", see `AttentionFusion`.
+        pool: "max" or "avg", over the tokens of an attention output.
+        reduction: The r of step 4 of the fusion (docs/method.md, "Step 1").
+        feat_reduction: The divisor of its step 3.
+        last_k: Blocks that "last-k" averages.
+        drop_path: Rate in the encoder's last block.
+        keep_maps: True holds every attention map in memory, False recomputes them where they are needed, None keeps up
+            to 1,024 tokens, and 1,408 without gradients; results are the same.
+
+    Raises:
+        UserError: For an unfit backbone and for missing or unfit weights.
+        ValueError: For an unknown variant, and for no class.
     """
-    skipped = ("pretrained", "weights", "drop_path", "keep_maps")
-    config = {name: value for name, value in locals().items() if name not in (*skipped, "skipped")}
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; at least one foreground class is needed")
+    config = CamConfig(
+        backbone=backbone,
+        num_classes=num_classes,
+        image_size=image_size,
+        patch_size=patch_size,
+        fusion=fusion,
+        pool=pool,
+        reduction=reduction,
+        feat_reduction=feat_reduction,
+        last_k=last_k,
+    )
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
     if pretrained:
         load_pretrained(vit, pretrained_state(backbone, weights), "bicubic", weights or backbone)
-    sizes = len(vit.blocks), vit.blocks[0].attn.num_heads, vit.embed_dim
-    options = {"pool": pool, "reduction": reduction, "feat_reduction": feat_reduction, "last_k": last_k}
-    with torch.random.fork_rng(devices=[]):
-        fusing = AttentionFusion(*sizes, variant=fusion, **options)
-    # Whatever the fusion, as many random numbers are drawn as for the published one: one seed starts one convolution,
-    # so that the coarse CAMs of an ablation are the same and its differences are those of the fusion.
-    AttentionFusion(*sizes, reduction=min(8, sizes[0] * sizes[1]), feat_reduction=min(8, sizes[2] // sizes[1]))
+    depth = len(vit.blocks)
+    heads = vit.blocks[0].attn.num_heads
+    with torch.random.fork_rng(devices=[]):  # whatever a variant draws, the generator stays where it was
+        fusing = AttentionFusion(
+            depth,
+            heads,
+            vit.embed_dim,
+            variant=fusion,
+            pool=pool,
+            reduction=reduction,
+            feat_reduction=feat_reduction,
+            last_k=last_k,
+        )
+    _draw_as_the_published_fusion_does(depth, heads, vit.embed_dim)
     model = CamModel(CamEncoder(vit, num_classes, keep_maps), fusing)
-    model.config = {"step": "cam"} | config
+    model.config = {"step": "cam"} | asdict(config)
     model.mean, model.std = normalisation(backbone)
     return model
+
+
+def _draw_as_the_published_fusion_does(depth: int, heads: int, width: int) -> None:
+    """Move torch's generator on by the initial weights of the published fusion, and throw them away.
+
+    One random seed then starts one convolution whatever the fusion, so that the coarse CAMs of an ablation are the same
+    and its differences are those of the fusions.
+    """
+    AttentionFusion(depth, heads, width, reduction=min(8, depth * heads), feat_reduction=min(8, width // heads))

@@ -1,62 +1,102 @@
 """Plain vision transformers from timm, prepared for the two steps of WeakTr. No fork: stock weights load.
 
 Shape suffixes used in `weaktr.models`: B batch, C classes, N tokens (classes, registers, patches), P patches on an
-h×w grid, D width, L blocks, H heads.
+h×w grid, D width, L blocks, H heads, d = D/H channels of a head.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .attention import AttentionTap
+from .attention import AttentionMaps, KeptMaps, RemadeMaps, rotated, tapped
+from .backbones import PlainViT
 from .weights import resize_position, split_position
 
-# With more tokens than these, attention maps take more memory than all else that training keeps of a block of a plain
-# ViT: H·N² floats against about 16·N·D, where D/H = 64. Inference keeps nothing else, and making maps anew costs it
-# more than memory: VOC12 at 1.2 times its size has up to 1,390.
-MOST_TOKENS_KEPT, MOST_TOKENS_KEPT_IN_INFERENCE = 1024, 1408
-FEW_TOKENS = 512  # up to here torch's fused attention is slower in bfloat16 on a CPU, most of all its backward pass
+# Training keeps maps up to here: with more tokens, a block's maps (H·N² floats) are larger than all else that training
+# keeps of it (about 16·N·D floats, D = 64·H). DeiT-S, 768 px (2,324 tokens): 3,659 MB with maps, 1,372 without.
+MOST_TOKENS_KEPT = 1024
+# Inference keeps nothing else, and recomputing costs time: 0.98 s an image against 0.88 at 1,057 tokens. VOC12's
+# largest images have 1,390 tokens at scale 1.2.
+MOST_TOKENS_KEPT_IN_INFERENCE = 1408
+# In bfloat16 on a CPU, plain products are faster than torch's fused attention up to here: 4.7 ms against 30.8 forward
+# and backward at 145 tokens (16 images, 4 heads), 95 against 82 at 901; the demo's step of 148 ms takes 118.
+FEW_TOKENS = 512
+
+Grid = tuple[int, int]
 
 
-def embed_patches(vit, x):
-    """x (B,3,height,width) → patch tokens (B,P,D) and their grid (h, w); a remainder right and below is dropped."""
-    tokens = vit.patch_embed.proj(x)
-    return vit.patch_embed.norm(tokens.flatten(2).transpose(1, 2)), tuple(tokens.shape[-2:])
+def embed_patches(vit: PlainViT, x: Tensor) -> tuple[Tensor, Grid]:
+    """Images (B,3,height,width) → patch tokens (B,P,D) and grid (h, w); a remainder right and below is dropped."""
+    tokens_BDhw = vit.patch_embed.proj(x)
+    height, width = tokens_BDhw.shape[-2:]
+    return vit.patch_embed.norm(tokens_BDhw.flatten(2).transpose(1, 2)), (height, width)
 
 
-def rotary(vit, grid):
+def rotary(vit: PlainViT, grid: Grid) -> dict[str, Tensor]:
     """Keyword arguments that the blocks of a ViT with rotary embedding (EVA-02) need for this grid."""
-    return {"rope": vit.rope.get_embed(shape=grid)} if getattr(vit, "rope", None) is not None else {}
+    rope = getattr(vit, "rope", None)
+    return {} if rope is None else {"rope": rope.get_embed(shape=grid)}
+
+
+def use_fused_attention(vit: PlainViT, fused: bool) -> None:
+    """Have timm's blocks call torch's fused attention, or else form their maps by plain products."""
+    for block in vit.blocks:
+        block.attn.fused_attn = fused
+
+
+class CamFeatures(NamedTuple):
+    """What step 1 takes from the encoder."""
+
+    tokens: Tensor  # (B,N,D) after the last block, without the final LayerNorm
+    attentions: AttentionMaps  # of all blocks, before dropout
+    outputs: list[Tensor]  # L×(B,N,D), what the attention branches give after their projection, detached
+    grid: Grid
 
 
 class CamEncoder(nn.Module):
-    """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, every attention map to be had.
+    """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, with access to every attention map."""
 
-    keep_maps: hold the maps, or only what they can be made from again; None decides by the number of tokens.
-    forward: x (B,3,height,width) → final tokens (B,N,D), AttentionMaps before dropout, attention branch outputs
-    L×(B,N,D) after their projection, grid (h, w). The ViT's final LayerNorm is not applied.
-    """
+    def __init__(self, vit: PlainViT, num_classes: int, keep_maps: bool | None = None) -> None:
+        """Take over a ViT, whose class token is repeated C times.
 
-    def __init__(self, vit, num_classes, keep_maps=None):
+        Args:
+            vit: As `make_vit` gives it; it loses its class token, position embeddings and final LayerNorm.
+            num_classes: C foreground classes.
+            keep_maps: Hold the attention maps, or recompute them whenever they are needed; None decides by the number
+                of tokens.
+        """
         super().__init__()
-        self.vit, self.num_classes, self.keep_maps = vit, num_classes, keep_maps
+        self.vit = vit
+        self.num_classes = num_classes
+        self.keep_maps = keep_maps
         self.grid = vit.patch_embed.grid_size
         self.registers = 0 if vit.reg_token is None else vit.reg_token.shape[1]
         prefix, patches = split_position(vit, vit.pos_embed.detach())
-        cls_position = prefix[:, :1] if prefix.shape[1] else torch.zeros_like(vit.cls_token)
+        if prefix.shape[1]:
+            class_position = prefix[:, :1]
+            register_positions = prefix[:, 1:]
+        else:
+            class_position = torch.zeros_like(vit.cls_token)
+            register_positions = patches.new_zeros(1, self.registers, patches.shape[2])
+        class_positions = class_position.repeat(1, num_classes, 1)
         self.cls_token = nn.Parameter(vit.cls_token.detach().repeat(1, num_classes, 1))
-        registers = prefix[:, 1:] if prefix.shape[1] else patches.new_zeros(1, self.registers, patches.shape[2])
-        self.pos_embed = nn.Parameter(torch.cat([cls_position.repeat(1, num_classes, 1), registers, patches], 1))
-        vit.cls_token = vit.pos_embed = None
+        self.pos_embed = nn.Parameter(torch.cat([class_positions, register_positions, patches], 1))
+        vit.cls_token = None
+        vit.pos_embed = None
         vit.norm = nn.Identity()
         for block in vit.blocks:
-            block.attn.fused_attn = True  # AttentionTap is where the maps are made, if they are
-            block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 turns patch tokens only
-            # what the projection gives, until `forward` takes it: in the module, so that copies of it have their own
-            block.attn.proj_drop.register_forward_pre_hook(lambda drop, inputs: vars(drop).update(output=inputs[0]))
+            block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 rotates patch tokens only
 
-    def position(self, grid, square):
-        """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points."""
+    def position(self, grid: Grid, square: bool) -> Tensor:
+        """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points.
+
+        Args:
+            grid: Patches in height and width.
+            square: Whether the image is as high as wide in pixels; only then are they left as they are where the
+                number of patches is that of training.
+        """
         prefix = self.num_classes + self.registers
         patches = self.pos_embed[:, prefix:]
         if square and grid[0] * grid[1] == patches.shape[1]:
@@ -70,31 +110,52 @@ class CamEncoder(nn.Module):
         )
         return torch.cat([self.pos_embed[:, :prefix], resized.flatten(2).transpose(1, 2)], 1)
 
-    def forward(self, x):
-        patches, grid = embed_patches(self.vit, x)
+    def keeps_maps(self, tokens: int) -> bool:
+        """Whether the maps of an image with this many tokens are held."""
+        if self.keep_maps is not None:
+            return self.keep_maps
+        return tokens <= (MOST_TOKENS_KEPT if torch.is_grad_enabled() else MOST_TOKENS_KEPT_IN_INFERENCE)
+
+    def forward(self, x: Tensor) -> CamFeatures:
+        """Normalised images (B,3,height,width) → CamFeatures."""
+        vit = self.vit
+        patches, grid = embed_patches(vit, x)
         tokens = [self.cls_token.expand(len(x), -1, -1), patches]
         if self.registers:
-            tokens.insert(1, self.vit.reg_token.expand(len(x), -1, -1))
-        tokens = torch.cat(tokens, 1) + self.position(grid, square=x.shape[-2] == x.shape[-1])
-        tokens = self.vit.norm_pre(tokens)
-        most = MOST_TOKENS_KEPT if torch.is_grad_enabled() else MOST_TOKENS_KEPT_IN_INFERENCE
-        keep_maps = tokens.shape[1] <= most if self.keep_maps is None else self.keep_maps
-        outputs, rope = [], rotary(self.vit, grid)
-        with AttentionTap(keep_maps) as tap:
-            for block in self.vit.blocks:
-                tokens = block(tokens, **rope)
-                outputs.append(vars(block.attn.proj_drop).pop("output"))
-        return tokens, tap.attentions, outputs, grid
+            tokens.insert(1, vit.reg_token.expand(len(x), -1, -1))
+        position = self.position(grid, square=x.shape[-2] == x.shape[-1])
+        tokens_BND = vit.norm_pre(torch.cat(tokens, 1) + position)
+        rope = rotary(vit, grid)
+        keep = self.keeps_maps(tokens_BND.shape[1])
+        use_fused_attention(vit, not keep)  # timm forms the maps where they are kept
+        if keep:
+            taps = {"inputs_of": ["attn_drop"], "outputs_of": ["proj"]}
+        else:
+            taps = {"outputs_of": ["q_norm", "k_norm", "proj"]}
+        with tapped(vit.blocks, **taps) as seen:
+            for block in vit.blocks:
+                tokens_BND = block(tokens_BND, **rope)
+        attentions = KeptMaps(seen["attn_drop"]) if keep else self._remade(seen["q_norm"], seen["k_norm"], **rope)
+        return CamFeatures(tokens_BND, attentions, seen["proj"], grid)
+
+    def _remade(self, queries: list[Tensor], keys: list[Tensor], rope: Tensor | None = None) -> RemadeMaps:
+        """Maps from what `q_norm` and `k_norm` gave; EVA-02 rotates it before the product, so it is rotated here."""
+        if rope is not None:
+            for number, block in enumerate(self.vit.blocks):
+                queries[number] = rotated(block.attn, queries[number], rope)
+                keys[number] = rotated(block.attn, keys[number], rope)
+        return RemadeMaps(queries, keys)
 
 
 class SegmenterEncoder(nn.Module):
-    """Encoder of step 2: x (B,3,height,width), sides multiples of the patch → patch tokens (B,P,D), grid (h, w)."""
+    """Encoder of step 2, with the ViT's final LayerNorm and without its class token among the outputs."""
 
-    def __init__(self, vit):
+    def __init__(self, vit: PlainViT) -> None:
         super().__init__()
         self.vit = vit
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B,3,height,width), sides multiples of the patch → patch tokens (B,P,D) and grid (h, w)."""
         vit = self.vit
         patches, grid = embed_patches(vit, x)
         prefix_position, position = split_position(vit, vit.pos_embed)
@@ -105,8 +166,8 @@ class SegmenterEncoder(nn.Module):
             prefix = prefix + prefix_position
         tokens = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches + position], 1))
         rope = rotary(vit, grid)
-        plain = torch.is_autocast_enabled("cpu") and tokens.shape[1] <= FEW_TOKENS
+        plain_products = torch.is_autocast_enabled("cpu") and tokens.shape[1] <= FEW_TOKENS
+        use_fused_attention(vit, not plain_products)
         for block in vit.blocks:
-            block.attn.fused_attn = not plain
             tokens = block(tokens, **rope)
         return vit.norm(tokens)[:, prefix.shape[1] :], grid

@@ -1,86 +1,83 @@
-"""Adaptive attention fusion (paper Sec. III-B) and the variants its ablation compares. Suffixes: see encoder.py."""
+"""Adaptive attention fusion (paper Sec. III-B) and the variants that its ablation compares.
+
+Shape suffixes are those of `encoders.py`.
+"""
+
+from collections.abc import Sequence
 
 import torch
-from torch import nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+
+from .attention import AttentionMaps
 
 FUSIONS = ("adaptive", "mean", "random", "learned", "last-k")
 POOLS = ("max", "avg")
 
 
-def head_maps(queries_and_keys):
-    """q, k, q, k … of all blocks (B,H,N,d) → yields the map (B,N,N) of every head, each in the tensor of the last one.
-
-    New tensors of this size, made and freed for every head, would leave the C library's heap three times as large.
-    """
-    first_BHNd = queries_and_keys[0]
-    batch, _, tokens, size = first_BHNd.shape
-    scores_BNN = first_BHNd.new_empty(batch, tokens, tokens)
-    map_BNN = scores_BNN.new_empty(scores_BNN.shape, dtype=torch.promote_types(scores_BNN.dtype, torch.float32))
-    for q_BHNd, k_BHNd in zip(queries_and_keys[::2], queries_and_keys[1::2], strict=True):
-        for q_BNd, k_BNd in zip(q_BHNd.unbind(1), k_BHNd.unbind(1), strict=True):
-            torch.bmm(q_BNd * size**-0.5, k_BNd.transpose(1, 2), out=scores_BNN)
-            yield torch.softmax(scores_BNN, -1, map_BNN.dtype, out=map_BNN)
-
-
-class WeighedMaps(torch.autograd.Function):
-    """Σ weight·A over maps that were not kept: weights (B,L,H), q, k, q, k … of L blocks (B,H,N,d) → (B,N,N).
-
-    They are made anew, forward and backward, and one head's map is all that is there at a time. Only the weights have
-    a gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, weights_BLH, *queries_and_keys):
-        ctx.save_for_backward(*queries_and_keys)
-        total_BNN = None
-        for weight_B, map_BNN in zip(weights_BLH.flatten(1).unbind(1), head_maps(queries_and_keys), strict=True):
-            total_BNN = torch.zeros_like(map_BNN) if total_BNN is None else total_BNN
-            total_BNN.addcmul_(map_BNN, weight_B[:, None, None].to(map_BNN))
-        return total_BNN
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_BNN):
-        heads, grad_BX = ctx.saved_tensors[0].shape[1], grad_BNN.flatten(1)
-        maps_BX = (map_BNN.flatten(1).to(grad_BX) for map_BNN in head_maps(ctx.saved_tensors))
-        products = [(grad_BX.unsqueeze(1) @ map_BX.unsqueeze(2)).flatten() for map_BX in maps_BX]
-        return torch.stack(products, 1).unflatten(1, (-1, heads)), *[None] * len(ctx.saved_tensors)
-
-
 class AttentionFusion(nn.Module):
-    """Weighs every attention head of every block and adds the maps up: M = (1/(L·H)) Σ weight·A.
+    """Weighs every attention head of every block and adds the maps up: M = (1/(L·H)) Σ weight·A."""
 
-    forward: blocks, L times the map (B,H,N,N) or the queries and keys (B,H,N,d) that make it; outputs L×(B,N,D)
-    → weights (B,L,H), M (B,N,N). Inputs are detached: the fine loss trains the fusion only.
-    """
+    def __init__(
+        self,
+        depth: int,
+        heads: int,
+        width: int,
+        *,
+        variant: str = "adaptive",
+        pool: str = "max",
+        reduction: float = 8,
+        feat_reduction: float = 8,
+        last_k: int = 1,
+    ) -> None:
+        """Make the layers of a variant.
 
-    def __init__(self, depth, heads, width, *, variant="adaptive", pool="max", reduction=8, feat_reduction=8, last_k=1):
+        Args:
+            depth: L, the number of blocks.
+            heads: H of each block.
+            width: D of the tokens.
+            variant: One of FUSIONS. Weights come from the attention outputs ("adaptive") or from a fixed random vector
+                ("random"), are free parameters ("learned"), all 1 ("mean"), or equal in the last blocks ("last-k").
+            pool: One of POOLS, over the tokens of an attention output.
+            reduction: L·H divided by it is the hidden size of the gate.
+            feat_reduction: D/H divided by it is the hidden size of the head features.
+            last_k: Blocks whose maps "last-k" averages, from 1 to depth.
+
+        Raises:
+            ValueError: For an unknown variant or pool, a last_k outside the depth, a reduction that leaves no unit.
+        """
         super().__init__()
         for value, choices, name in ((variant, FUSIONS, "fusion"), (pool, POOLS, "pool")):
             if value not in choices:
                 raise ValueError(f"{name} {value!r} is unknown; one of {', '.join(choices)}")
         if not 1 <= last_k <= depth:
             raise ValueError(f"last_k {last_k} is outside 1…{depth}, the number of blocks")
-        self.depth, self.heads, self.variant, self.pool, self.last_k = depth, heads, variant, pool, last_k
-        maps, hidden, feature = depth * heads, int(depth * heads / reduction), int(width / heads / feat_reduction)
-        if min(hidden, feature) < 1 and variant in ("adaptive", "random"):
+        self.depth = depth
+        self.heads = heads
+        self.variant = variant
+        self.pool = pool
+        self.last_k = last_k
+        maps = depth * heads
+        hidden = int(maps / reduction)
+        feature = int(width / heads / feat_reduction)
+        gated = variant in ("adaptive", "random")
+        if gated and min(hidden, feature) < 1:
             raise ValueError(
                 f"reduction {reduction} leaves no hidden unit for {maps} heads of width {width // heads}; lower it"
             )
         if variant == "adaptive":
             self.feature_ffn = nn.Sequential(nn.Linear(width // heads, feature), nn.Linear(feature, 1))
         if variant == "random":
+            self.features: Tensor
             self.register_buffer("features", torch.randn(maps))
-        if variant in ("adaptive", "random"):
+        if gated:
             self.head_ffn = nn.Sequential(
                 nn.Linear(maps, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, maps, bias=False)
             )
         if variant == "learned":
             self.logits = nn.Parameter(torch.zeros(depth, heads))
 
-    def head_features(self, outputs):
-        """Outputs of the attention branches L×(B,N,D) → one scalar per head and layer (B, H·L), head-major."""
+    def head_features(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Outputs of the attention branches L×(B,N,D) → one scalar per head and block (B, H·L), head-major."""
         pooled = []
         for output_BND in outputs:
             feature_BNdH = output_BND.unflatten(-1, (-1, self.heads))  # channel d belongs to head d mod H
@@ -88,27 +85,36 @@ class AttentionFusion(nn.Module):
         pooled_BHLd = torch.stack(pooled, 1).permute(0, 3, 1, 2)
         return self.feature_ffn(pooled_BHLd).flatten(1)
 
-    def weights(self, outputs):
-        """Weights (B,L,H) of all maps."""
-        batch, like = len(outputs[0]), outputs[0]
-        if self.variant in ("adaptive", "random"):
-            features = self.head_features(outputs) if self.variant == "adaptive" else self.features.expand(batch, -1)
-            logits = self.head_ffn(features).float()  # bfloat16 has nothing between 0.998 and 1, nor a gradient there
-            return logits.sigmoid().view(batch, self.heads, self.depth).transpose(1, 2)
+    def weights(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Weights (B,L,H) of all maps, from the detached outputs of the attention branches L×(B,N,D)."""
+        batch = len(outputs[0])
+        if self.variant == "adaptive":
+            return self._gate(self.head_features(outputs))
+        if self.variant == "random":
+            return self._gate(self.features.expand(batch, -1))
         if self.variant == "learned":
             return self.logits.sigmoid().expand(batch, -1, -1)
-        weights = torch.ones(batch, self.depth, self.heads, device=like.device)
+        weights = torch.ones(batch, self.depth, self.heads, device=outputs[0].device)
         if self.variant == "last-k":
-            weights[:, : -self.last_k], weights[:, -self.last_k :] = 0, self.depth / self.last_k
+            weights[:, : -self.last_k] = 0
+            weights[:, -self.last_k :] = self.depth / self.last_k  # so that 1/(L·H) of the sum becomes 1/(k·H)
         return weights
 
-    def forward(self, blocks, outputs):
-        weights_BLH = self.weights([output.detach() for output in outputs])
-        shares_BLH = weights_BLH / (self.depth * self.heads)
-        if not torch.is_tensor(blocks[0]):
-            return weights_BLH, WeighedMaps.apply(shares_BLH, *(tensor for block in blocks for tensor in block))
-        fused_BNN = 0
-        for share_BH, map_BHNN in zip(shares_BLH.unbind(1), blocks, strict=True):
-            map_BHNN = map_BHNN.detach()
-            fused_BNN = fused_BNN + torch.einsum("bh,bhnm->bnm", share_BH.to(map_BHNN), map_BHNN).float()
-        return weights_BLH, fused_BNN
+    def _gate(self, features: Tensor) -> Tensor:
+        """Head-major features (B, H·L) → weights (B,L,H) between 0 and 1."""
+        logits = self.head_ffn(features).float()  # bfloat16 has nothing between 0.998 and 1, nor a gradient there
+        return logits.sigmoid().view(-1, self.heads, self.depth).transpose(1, 2)
+
+    def forward(self, attentions: AttentionMaps, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Fuse the maps of a batch.
+
+        Args:
+            attentions: The maps of all blocks.
+            outputs: What the attention branches gave after their projection, L×(B,N,D), detached: the fine loss trains
+                the fusion only.
+
+        Returns:
+            Weights (B,L,H) and M (B,N,N).
+        """
+        weights_BLH = self.weights(outputs)
+        return weights_BLH, attentions.weighted_sum(weights_BLH / (self.depth * self.heads))
