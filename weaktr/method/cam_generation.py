@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.images import image_size
 from ..data.transforms import normalise
+from ..errors import DataError
 from ..evaluation.scores import ListScore, score_cams, score_list
 from ..models.cam import CamModel, CamOutput, cam_variant
 from ..processes import cores, keep_freed_memory
@@ -222,11 +223,19 @@ def equal_sizes(dataset: "Dataset", ids: Sequence[str], pixels: int) -> Iterator
     for first in range(0, len(ids), LOOKAHEAD):
         by_size: dict[tuple[int, int], list[str]] = {}
         for image_id in ids[first : first + LOOKAHEAD]:
-            by_size.setdefault(image_size(dataset.image_path(image_id)), []).append(image_id)
+            by_size.setdefault(_size_or_alone(dataset.image_path(image_id)), []).append(image_id)
         for (height, width), same in by_size.items():
             most = max(1, pixels // (2 * height * width))
             for start in range(0, len(same), most):
                 yield same[start : start + most]
+
+
+def _size_or_alone(path: Path) -> tuple[int, int]:
+    """(H,W) of an image file; (1, 1) for an unreadable one, which is refused when its turn comes and not before."""
+    try:
+        return image_size(path)
+    except DataError:
+        return 1, 1
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:
