@@ -247,6 +247,33 @@ def soft_margin(logits, labels):
     return (labels * positive + (1 - labels) * negative).mean()
 
 
+def head_weight_measures(weights):
+    """(n,L,H): mean, std, least and largest of the heads' mean weights, mean of their std over the images."""
+    means, deviations = [], []
+    for layer in range(weights.shape[1]):
+        for head in range(weights.shape[2]):
+            values = [float(image[layer, head]) for image in weights]
+            mean = sum(values) / len(values)
+            means.append(mean)
+            deviations.append(math.sqrt(sum((value - mean) ** 2 for value in values) / len(values)))
+    overall = sum(means) / len(means)
+    spread = math.sqrt(sum((mean - overall) ** 2 for mean in means) / len(means))
+    return overall, spread, min(means), max(means), sum(deviations) / len(deviations)
+
+
+def class_attention_correlation(maps):
+    """(C,h,w) of one image: mean over the pairs of classes of their correlation over the patches."""
+    found = []
+    for first in range(len(maps)):
+        for second in range(first):
+            a, b = ([float(value) for value in maps[c].flatten()] for c in (first, second))
+            mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+            covariance = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b))
+            variances = [sum((x - mean_a) ** 2 for x in a), sum((y - mean_b) ** 2 for y in b)]
+            found.append(covariance / math.sqrt(variances[0] * variances[1]))
+    return sum(found) / len(found)
+
+
 def generate_cams(fine_cam, image, labels, scales, mean=IMAGENET_MEAN, std=IMAGENET_STD):
     """fine_cam: normalised (1,3,h,w) tensor -> (C,gh,gw). One view at a time; {class: HxW} for the present classes."""
     height, width = image.shape[:2]

@@ -27,7 +27,7 @@ def random_grids(classes, shapes=((4, 5), (6, 7)), seed=0):
 
 @torch.inference_mode()
 def exact_cams(model, image, labels, scales, kind, refined):
-    """METHOD word by word, in double precision: every view's map enlarged, mirrored back, added up, stretched."""
+    """docs/method.md word by word, in double: every view's map enlarged, mirrored back, added up, stretched."""
     present = np.flatnonzero(labels)
     total = 0
     for scale in scales:

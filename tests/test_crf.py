@@ -8,7 +8,7 @@ import pytest
 from weaktr.errors import ParameterError
 from weaktr.method.crf import refine_labels, refine_probabilities
 
-# METHOD.md's table: Gaussian sxy, compat; bilateral sxy, srgb, compat
+# The table of docs/method.md, "Dense CRF": Gaussian sxy, compat; bilateral sxy, srgb, compat
 LABELS = {"voc": (4, 3, 83, 5, 3), "coco": (3, 3, 50, 5, 10)}
 PREDICTIONS = {"voc": (3, 3, 83, 5, 3), "coco": (1, 3, 67, 3, 4)}
 

@@ -7,6 +7,7 @@ import time
 from functools import partial
 from multiprocessing import active_children, get_context
 
+import naive
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,14 @@ from weaktr.data.transforms import CamSamples, SegmentationSamples, seed_everyth
 from weaktr.device import autocast
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.method import cam_measures, cam_training, retraining, training_state
-from weaktr.method.cam_measures import EpochMeasures, average_precision, classify
+from weaktr.method.cam_measures import (
+    EpochMeasures,
+    average_precision,
+    class_attention_correlation,
+    classify,
+    head_weight_measures,
+    validate,
+)
 from weaktr.method.cam_training import CamTrainingOptions, best_by, cam_losses, train_cam
 from weaktr.method.clipping import COUNTS, clipping_counts, clipping_quality, gradient_clipping
 from weaktr.method.retraining import (
@@ -203,9 +211,9 @@ def test_a_long_list_is_monitored_on_a_part_of_it(tiny_dataset, tmp_path, monkey
 
     def spied(model, dataset, list_name, *rest):
         seen.append(list_name)
-        return classify(model, dataset, list_name, *rest)
+        return validate(model, dataset, list_name, *rest)
 
-    monkeypatch.setattr(cam_measures, "classify", spied)
+    monkeypatch.setattr(cam_measures, "validate", spied)
     monkeypatch.setattr(cam_measures, "MOST_MONITORED", 2)
     for val_list in ("val", "val:3"):
         learn_cams(tiny_dataset, tmp_path / val_list[-1], epochs=1, val_list=val_list)
@@ -291,6 +299,58 @@ def test_classify_is_the_mean_of_three_logits_over_whole_images(trained_cams, ti
         with torch.no_grad():
             out = model(normalise(np.asarray(small), model.mean, model.std)[None])
         assert np.allclose(row, (out.cls_logits + out.coarse_logits + out.fine_logits)[0] / 3, atol=1e-5)
+
+
+def test_the_history_says_how_heads_are_weighed_and_classes_look(trained_cams, tiny_dataset):
+    """After the last epoch, from the images that are classified anyway; measuring changes no weight."""
+    model, history, *_ = trained_cams
+    seen = validate(model, tiny_dataset, "val", "fp32")
+    scores, labels = classify(model, tiny_dataset, "val", "fp32")
+    assert np.array_equal(seen.scores, scores) and np.array_equal(seen.labels, labels)
+    assert seen.head_weights.shape == (4, 2, 2) and seen.class_correlations.shape == (4,)
+    last = history.iloc[-1]
+    names = ["head_weight_mean", "head_weight_std", "head_weight_min", "head_weight_max", "head_weight_images_std"]
+    assert last[names].tolist() == pytest.approx(naive.head_weight_measures(seen.head_weights))
+    assert last["class_attention_correlation"] == pytest.approx(seen.class_correlations.mean())
+    assert (history[names] > 0).all(axis=None) and history["class_attention_correlation"].between(-1, 1).all()
+    order = ["map_val", *names, "class_attention_correlation", "images_per_second"]
+    assert list(history.columns[6:14]) == order
+
+
+def test_measuring_changes_no_weight(trained_cams, tiny_dataset, tmp_path):
+    model = cam_model()
+    samples = CamSamples(tiny_dataset, "train", SIDE, model.mean, model.std, augmentation="", min_crop=0.5, seed=1)
+    options = CamTrainingOptions(epochs=3, batch_size=4, lr=0.5, warmup=0, precision="fp32", seed=1, workers=1)
+    history = train_cam(model, samples, options, measure=lambda _: {}, folder=tmp_path, progress=Bar())
+    assert same_weights(model, trained_cams[0])
+    assert list(history["loss"]) == list(trained_cams[1]["loss"]) and "map_val" not in history
+
+
+def test_head_weights_against_a_loop():
+    weights = np.random.default_rng(0).random((5, 3, 4)).astype(np.float32)
+    assert list(head_weight_measures(weights).values()) == pytest.approx(naive.head_weight_measures(weights))
+    uniform = head_weight_measures(np.full((5, 3, 4), 0.3, np.float32))
+    assert uniform["head_weight_std"] == uniform["head_weight_images_std"] == 0
+    assert uniform["head_weight_min"] == uniform["head_weight_max"] == uniform["head_weight_mean"] == np.float32(0.3)
+    constant = head_weight_measures(np.repeat(weights[:1], 5, 0))
+    assert constant["head_weight_images_std"] == pytest.approx(0, abs=1e-12) and constant["head_weight_std"] > 0.1
+
+
+def test_class_attention_correlation_against_a_loop(tiny_dataset):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(3, 4, 5, 6, generator=generator)
+    maps[1, 2] = 2 * maps[1, 0] + 1
+    expected = [naive.class_attention_correlation(image) for image in maps]
+    assert class_attention_correlation(maps).tolist() == pytest.approx(expected)
+    copies = maps[:, :1].repeat(1, 4, 1, 1) * torch.tensor([1.0, 2.0, 0.5, 3.0])[:, None, None]
+    assert class_attention_correlation(copies).tolist() == pytest.approx([1.0] * 3)
+    assert class_attention_correlation(maps[:, :1]).isnan().all(), "a single class has nothing to be compared with"
+
+
+def test_class_tokens_begin_as_copies_that_look_alike(trained_cams, tiny_dataset):
+    """Before any training each class is the same class token."""
+    assert validate(cam_model(), tiny_dataset, "val", "fp32").class_correlations == pytest.approx(np.ones(4))
+    assert trained_cams[1]["class_attention_correlation"].iloc[-1] < 1 - 1e-5
 
 
 def test_average_precision_against_a_loop():

@@ -215,14 +215,6 @@ def save_batch(folders: Sequence[Path], made: tuple[Batch, list[list[Grids]]]) -
     return len(batch.ids)
 
 
-def size_or_alone(path: Path) -> tuple[int, int]:
-    """(H,W) of an image file; (1, 1) for an unreadable one, which is refused when its turn comes and not before."""
-    try:
-        return image_size(path)
-    except DataError:
-        return 1, 1
-
-
 def equal_sizes(dataset: "Dataset", ids: Sequence[str], pixels: int) -> Iterator[list[str]]:
     """Ids of images of one size, at most `pixels` in all with their mirrors, at least one image.
 
@@ -231,11 +223,19 @@ def equal_sizes(dataset: "Dataset", ids: Sequence[str], pixels: int) -> Iterator
     for first in range(0, len(ids), LOOKAHEAD):
         by_size: dict[tuple[int, int], list[str]] = {}
         for image_id in ids[first : first + LOOKAHEAD]:
-            by_size.setdefault(size_or_alone(dataset.image_path(image_id)), []).append(image_id)
+            by_size.setdefault(_size_or_alone(dataset.image_path(image_id)), []).append(image_id)
         for (height, width), same in by_size.items():
             most = max(1, pixels // (2 * height * width))
             for start in range(0, len(same), most):
                 yield same[start : start + most]
+
+
+def _size_or_alone(path: Path) -> tuple[int, int]:
+    """(H,W) of an image file; (1, 1) for an unreadable one, which is refused when its turn comes and not before."""
+    try:
+        return image_size(path)
+    except DataError:
+        return 1, 1
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int = 1) -> Iterator[Result]:

@@ -1,6 +1,7 @@
-"""What is measured after every epoch of step 1: how well the network names what is in images apart.
+"""What is measured after every epoch of step 1, on images apart.
 
-By default no mask is read. `oracle_miou` reads them, and is asked for by name.
+How well the network names what is in them, how its fusion weighs the attention heads, and whether its class tokens look
+at different places. By default no mask is read; `oracle_miou` reads them, and is asked for by name.
 """
 
 from dataclasses import dataclass
@@ -48,10 +49,17 @@ class EpochMeasures:
     workers: int = 2
 
     def __call__(self, model: CamModel) -> dict[str, float]:
-        """Percentages: map_val, the mean of `average_precision`; oracle_miou where there is an oracle_list."""
+        """Measure.
+
+        Returns:
+            map_val (%), the mean of `average_precision`; `head_weight_measures`; class_attention_correlation, the mean
+            over the images; oracle_miou (%) where there is an oracle_list.
+        """
         list_name = monitored(self.dataset, self.val_list)
-        scores, labels = classify(model, self.dataset, list_name, self.precision, self.workers)
-        found = {"map_val": 100 * float(np.nanmean(average_precision(scores, labels)))}
+        seen = validate(model, self.dataset, list_name, self.precision, self.workers)
+        found = {"map_val": 100 * float(np.nanmean(average_precision(seen.scores, seen.labels)))}
+        found |= head_weight_measures(seen.head_weights)
+        found["class_attention_correlation"] = float(seen.class_correlations.mean())
         if self.oracle_list:
             found["oracle_miou"] = oracle_miou(model, self.dataset, self.oracle_list)
         return found
@@ -75,11 +83,21 @@ class WholeImages(torch.utils.data.Dataset):
         return normalise(np.asarray(image), self.mean, self.std), self.dataset.labels(self.ids[index])
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What the network gives for the n images of a list."""
+
+    scores: np.ndarray  # (n,C) mean of the three logits
+    labels: np.ndarray  # (n,C) 0/1
+    head_weights: np.ndarray  # (n,L,H) of the fusion
+    class_correlations: np.ndarray  # (n,) see `class_attention_correlation`
+
+
 @torch.inference_mode()
-def classify(
+def validate(
     model: CamModel, dataset: "Dataset", list_name: str, precision: str = "auto", workers: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels (n,C) of a list: whole images squeezed to the training size, mean of the three logits."""
+) -> Validation:
+    """One pass over a list: whole images squeezed to the training size."""
     device = next(model.parameters()).device
     images = WholeImages(dataset, list_name, model)
     loader = torch.utils.data.DataLoader(
@@ -90,13 +108,23 @@ def classify(
         generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
     )
     model.eval()
-    scores, labels = [], []
+    scores, labels, head_weights, correlations = [], [], [], []
     for x, y in loader:
         with autocast(device, precision):
             output = model(x.to(device, non_blocking=True))
         scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
         labels.append(y)
-    return torch.cat(scores).numpy(), torch.cat(labels).numpy()
+        head_weights.append(output.head_weights.float().cpu())
+        correlations.append(class_attention_correlation(output.cross_attention).cpu())
+    return Validation(*(torch.cat(parts).numpy() for parts in (scores, labels, head_weights, correlations)))
+
+
+def classify(
+    model: CamModel, dataset: "Dataset", list_name: str, precision: str = "auto", workers: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels (n,C) of a list, see `Validation`."""
+    seen = validate(model, dataset, list_name, precision, workers)
+    return seen.scores, seen.labels
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -107,6 +135,40 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         average_precision_score(truth, score) if truth.any() else np.nan for truth, score in zip(labels.T, scores.T)
     ]
     return np.array(per_class)
+
+
+def head_weight_measures(weights_nLH: np.ndarray) -> dict[str, float]:
+    """How the fusion weighs the L·H attention heads of n images.
+
+    Returns:
+        head_weight_mean, head_weight_std, head_weight_min and head_weight_max over the heads, each with its mean weight
+        over the images: a std of 0 is the plain mean of all heads. head_weight_images_std: mean over the heads of the
+        std over the images: 0 where the weights do not depend on the image.
+    """
+    weights = weights_nLH.astype(np.float64)
+    of_heads = weights.mean(0)
+    return {
+        "head_weight_mean": float(of_heads.mean()),
+        "head_weight_std": float(of_heads.std()),
+        "head_weight_min": float(of_heads.min()),
+        "head_weight_max": float(of_heads.max()),
+        "head_weight_images_std": float(weights.std(0).mean()),
+    }
+
+
+def class_attention_correlation(cross_attention_BChw: Tensor) -> Tensor:
+    """How alike the class tokens of an image look at its patches: (B,C,h,w) → (B,) double.
+
+    The correlation of two classes' attention over the patches, mean over all pairs of different classes: 1 where all
+    are copies of each other, NaN for a single class.
+    """
+    maps_BCP = cross_attention_BChw.flatten(2).double()
+    maps_BCP = maps_BCP - maps_BCP.mean(-1, keepdim=True)
+    maps_BCP = maps_BCP / maps_BCP.norm(dim=-1, keepdim=True)
+    correlations_BCC = maps_BCP @ maps_BCP.transpose(1, 2)
+    classes = maps_BCP.shape[1]
+    first, second = torch.triu_indices(classes, classes, offset=1)
+    return correlations_BCC[:, first, second].mean(1)
 
 
 def oracle_miou(model: CamModel, dataset: "Dataset", list_name: str) -> float:
