@@ -180,7 +180,7 @@ def test_notebook_opens_its_own_stage(notebook):
 
 
 def test_published_presets_leave_nothing_of_the_method_to_the_demo():
-    """METHOD's values, spelled out in the preset: a default tuned for the demo must not reach a published run."""
+    """What docs/method.md says is spelled out in the preset: a default of the demo must not reach a published run."""
     method = {
         "image_size": 224, "fusion": "adaptive", "pool": "max", "reduction": 8, "cam_checkpoint": "last",
         "crf_settings": "voc", "drop_path": 0.1, "cam_epochs": 60, "cam_batch_size": 64,
@@ -226,7 +226,7 @@ def test_published_presets_say_how_they_differ_from_the_paper():
 
 
 def test_what_is_committed_stays_small():
-    """A clone is quick, and the reference run is read in a browser: issue 2 allows it 15 MB."""
+    """A clone is quick, and the reference run is read in a browser."""
     size = sum(path.stat().st_size for path in committed() if "papermill_runs" in path.parts)
     assert 1e6 < size < 15e6
 
