@@ -189,6 +189,7 @@ def test_published_presets_leave_nothing_of_the_method_to_the_demo():
         "base_size": 520, "window_stride": 320, "seg_scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
         "seg_augment": [0.5, 2.0], "seg_patch": 16, "seg_epochs": 100, "seg_batch_size": 4, "seg_lr": 1e-4,
         "seg_min_lr": 1e-5, "clip_scope": "batch", "clip_start_value": 1.2, "clip_cell": 120,
+        "early_weight": 0.8,
     }  # fmt: skip
     given = presets.get("voc12_deit_s").parameters
     assert {name: given.get(name) for name in method} == method

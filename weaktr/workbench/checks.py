@@ -130,6 +130,8 @@ RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
     "clip_start_share": SHARE,
     "clip_cell": POSITIVE,
     "oracle_noise": Between(high=1),
+    # 05 evaluation
+    "early_weight": NOT_NEGATIVE,
 }
 
 
