@@ -92,6 +92,12 @@ def test_a_photograph_that_is_not_there_is_named_with_its_parameter(tmp_path):
         check_run(DEFAULTS | {"photograph": str(tmp_path / "cat.jpg")})
 
 
+def test_a_prediction_is_not_subtracted():
+    check_run(DEFAULTS | {"early_weight": 0.0})
+    with pytest.raises(UserError, match=r"parameter early_weight: -0\.1 must be at least 0"):
+        check_run(DEFAULTS | {"early_weight": -0.1})
+
+
 def test_good_values_pass():
     check_run(DEFAULTS)
 

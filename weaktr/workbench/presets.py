@@ -162,7 +162,7 @@ BACKBONES = {  # of step 2: name in print, timm's name, empty for that of step 1
     "vit_s": ("ViT-S (ImageNet-21k, then 1k)", "vit_small_patch16_384"),
     "eva02_s": ("EVA-02-S", "eva02_small_patch14_224"),
 }
-EARLY_WEIGHT = 0.8  # of the masks after the decoder's first block, in the documented evaluation
+EARLY_WEIGHT = 0.8  # of the prediction after the decoder's first block, in the released evaluation of step 2
 COMPUTED = "of training on an A100, computed from throughput measured on a CPU, not run"
 
 PHOTOGRAPHS = Preset(
@@ -206,14 +206,16 @@ def _with_step_2(
     for suffix, (in_print, backbone) in BACKBONES.items():
         name = f"{dataset}_{suffix}"
         val, train = PUBLISHED[name]
-        own = {"seg_backbone": backbone} if backbone else {}
+        own: dict[str, Any] = {"early_weight": EARLY_WEIGHT}
+        if backbone:
+            own["seg_backbone"] = backbone
         preset = Preset(
             name=name,
             summary=f"WeakTr on {title}, step 2 with {in_print}",
             cost=f"{hours} {COMPUTED}",
             expected=f"{val} % mIoU on val ({val_size}), {train} % on train ({train_size}), six scales mirrored, CRF",
             command=f"python -m weaktr run --preset {name} --set data_root=<folder of the data>",
-            parameters=step_1 | {"early_weight": EARLY_WEIGHT} | own,
+            parameters=step_1 | own,
             differences=differences,
         )
         presets.append(preset)
