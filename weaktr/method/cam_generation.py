@@ -13,7 +13,7 @@ from ..data.images import image_size
 from ..data.transforms import normalise
 from ..evaluation.scores import score_cams, score_list
 from ..models.cam import cam_variant
-from ..processes import cores, keep_freed_memory
+from ..processes import cores
 from .cams import enlarge, read_cams, save_cams
 from .pseudo_labels import read_seed
 
@@ -76,7 +76,6 @@ def generate_list(model, dataset, ids, scales, variants, progress):
             save_cams(folder / f"{i}.npz", grids[batch.index(i)][list(variants).index(folder)], size)
         return len(batch)
 
-    keep_freed_memory()
     dataset.labels(ids[0])  # COCO's annotations are read here, not in every thread at once
     for done in ahead(write, map(make, ahead(read, equal_sizes(dataset, ids, pixels), threads)), threads):
         progress.update(done)

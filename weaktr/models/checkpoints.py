@@ -13,6 +13,7 @@ from ..files import atomic
 from .backbones import NORMALISATIONS
 from .cam import create_cam_model
 from .released import _head_width, _require, import_released_cam, import_released_segmenter
+from .released import released_names as released_names  # under this path for code outside the package
 from .segmenter import create_segmenter
 from .weights import read_weights
 
