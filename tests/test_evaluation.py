@@ -10,8 +10,8 @@ import torch
 from weaktr.data.images import palette, read_label_png
 from weaktr.data.transforms import seed_everything
 from weaktr.evaluation import scores
-from weaktr.evaluation.metrics import seed_mask, threshold_curve
-from weaktr.evaluation.scores import object_table, save_counts, score_list
+from weaktr.evaluation.metrics import iou, seed_mask, threshold_curve
+from weaktr.evaluation.scores import extremes, object_table, save_counts, score_list
 from weaktr.method import cam_generation
 from weaktr.method.cam_generation import compare_compositions, generate_grids, generate_list
 from weaktr.method.cams import load_cams, read_cams, save_cams
@@ -55,6 +55,22 @@ def test_score_list_against_a_loop(tiny_dataset, tmp_path):
     assert list(score.per_image().index) == ids and np.allclose(score.per_image(), own)
     save_counts(tmp_path / "counts.npz", {"main": score})
     assert (np.load(tmp_path / "counts.npz")["main"] == score.counts).all()
+
+
+def test_iou_by_class_has_background_first(tiny_dataset):
+    score = score_list(tiny_dataset, tiny_dataset.ids("val"), lambda i: guess(tiny_dataset, i))
+    table = pd.DataFrame({"before": score.per_class(tiny_dataset.classes), "after": 0.0})
+    assert table.index.name == "class" and list(table.index) == ["background", *tiny_dataset.classes]
+    np.testing.assert_array_equal(table["before"], 100 * iou(score.confusion))
+
+
+def test_best_middle_and_worst_images():
+    series = pd.Series([3.0, 9.0, 1.0, 5.0, 7.0, 4.0, 8.0], index=list("abcdefg"))  # b g e d f a c
+    assert extremes(series, 2) == (["b", "g"], ["d", "f"], ["a", "c"])
+    order = series.sort_values(ascending=False).index
+    middle = len(order) // 2
+    assert extremes(series, 3) == tuple(map(list, (order[:3], order[middle : middle + 3], order[-3:])))
+    assert extremes(series[:1], 2) == (["a"], ["a"], ["a"]), "a short list has them more than once"
 
 
 def test_object_table_against_a_loop(tiny_dataset):

@@ -1,4 +1,4 @@
-"""Processes that help another one end with it, also when it is killed."""
+"""Worker processes: they end with their parent, and are given what they need, in chunks."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from weaktr.processes import spawned
+from weaktr.processes import KEEP_FREED_MEMORY, in_shares, parallel, spawned
 
 CODE = """if True:
     import os, signal, time
@@ -42,3 +42,55 @@ def remembered():
 def test_an_initializer_is_called_first():
     with spawned(0, remember, "called") as pool:
         assert pool.submit(remembered).result() == "called" and "WEAKTR_TEST_VALUE" not in os.environ
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def test_workers_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch):
+    own, other = KEEP_FREED_MEMORY
+    monkeypatch.setenv(own, "1000000")
+    monkeypatch.delenv(other, raising=False)
+    assert parallel(environment, [own, other], 1) == ["1000000", KEEP_FREED_MEMORY[other]]
+
+
+class Adder:
+    """A function that counts how often it is pickled."""
+
+    pickled = 0
+
+    def __call__(self, number):
+        return number + 1
+
+    def __reduce__(self):
+        Adder.pickled += 1
+        return Adder, ()
+
+
+class Counter:
+    done = 0
+
+    def update(self, n):
+        self.done += n
+
+
+@pytest.mark.parametrize(("items", "chunks"), [(3, 3), (40, 4), (100, 7)])
+def test_a_function_is_pickled_once_for_a_chunk(monkeypatch, items, chunks):
+    monkeypatch.setattr(Adder, "pickled", 0)
+    counter = Counter()
+    assert parallel(Adder(), range(items), 1, counter) == list(range(1, items + 1))
+    assert Adder.pickled == chunks and counter.done == items
+
+
+def test_shares_are_the_list_in_order(monkeypatch):
+    monkeypatch.setattr("weaktr.processes.WORTH_A_PROCESS", 2)
+    monkeypatch.setattr(
+        "weaktr.processes.parallel", lambda function, shares, workers: [workers, *map(function, shares)]
+    )
+    ids = list(range(7))
+    assert in_shares(list, ids, 2) == [2, [0, 1, 2], [3, 4, 5, 6]]
+    assert in_shares(list, ids, 9) == [3, [0, 1], [2, 3], [4, 5, 6]]
+    assert in_shares(list, ids, 1) == [ids]
+    assert in_shares(list, ids[:3], 9) == [ids[:3]]
+    assert in_shares(list, [], 9) == [[]]

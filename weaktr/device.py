@@ -1,36 +1,86 @@
-"""Where networks run, and in which precision."""
+"""Where networks run, and how precisely they multiply."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from .errors import ParameterError
 
+PRECISIONS = ("auto", "bf16", "fp32")
 
-def pick_device(name="auto"):
-    """The device of a name; "auto" is the first GPU, else the CPU. Raises ParameterError for a device that is not there."""
-    allow_tf32(True)  # where inference multiplies float32
-    gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
+
+def available_device(name: str = "auto") -> torch.device:
+    """The device of a name, for whoever only wants to know it.
+
+    Args:
+        name: "cpu", "cuda", "cuda:<number>", or "auto" for the first GPU, if there is one, else the CPU.
+
+    Raises:
+        ParameterError: This machine has no such device.
+    """
+    gpus = []
+    if torch.cuda.is_available():
+        gpus = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if name not in ("auto", "cpu", *gpus):
         raise ParameterError(f"device {name!r} is not there; give one of {', '.join(['auto', 'cpu', *gpus])}")
-    return torch.device([*gpus, "cpu"][0] if name == "auto" else name)
+    if name == "auto":
+        name = gpus[0] if gpus else "cpu"
+    return torch.device(name)
 
 
-def allow_tf32(allowed):
-    """Whether a GPU may multiply float32 with the 10 bits of TF32; in training, "fp32" means that it may not."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to run networks on, with TF32 allowed from now on: inference uses it whatever a training's precision.
+
+    Args:
+        name: as for `available_device`.
+
+    Raises:
+        ParameterError: This machine has no such device.
+    """
+    device = available_device(name)
+    allow_tf32(True)
+    return device
 
 
-def auto_precision(device):
-    """What "auto" stands for on a device: "bf16" where the hardware multiplies it, else "fp32"."""
-    gpu, cpu = torch.cuda.is_bf16_supported, torch.cpu._is_avx512_bf16_supported
-    return "bf16" if (gpu(including_emulation=False) if device.type == "cuda" else cpu()) else "fp32"
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may multiply float32 with the 10 bits of TF32 from now on, in this process."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
-def autocast(device, precision="auto"):
-    """Mixed precision context. precision: "auto" (bfloat16 where the hardware multiplies it), "bf16" or "fp32"."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ParameterError(f"precision {precision!r} is unknown; one of auto, bf16, fp32")
-    precision = auto_precision(device) if precision == "auto" else precision
+def auto_precision(device: torch.device) -> str:
+    """What the precision "auto" stands for on a device: "bf16" where the hardware multiplies it, else "fp32"."""
+    if device.type == "cuda":
+        multiplies_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        multiplies_bf16 = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if multiplies_bf16 else "fp32"
+
+
+def set_precision(device: torch.device, precision: str = "auto") -> AbstractContextManager:
+    """Set the precision of a training, once before it starts.
+
+    TF32 is allowed or not from now on, also in the backward pass. bfloat16 is for the forward passes, each of which
+    enters the context that is returned.
+
+    Args:
+        device: where the network is.
+        precision: "fp32", without TF32; "bf16", mixed with float32; "auto", as `auto_precision` has it.
+
+    Returns:
+        A context that can be entered again and again.
+
+    Raises:
+        ParameterError: The precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ParameterError(f"precision {precision!r} is unknown; one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = auto_precision(device)
     allow_tf32(precision != "fp32")
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+autocast = set_precision  # its name in loops that set it anew at every step

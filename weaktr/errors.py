@@ -1,6 +1,7 @@
-"""What can go wrong in words a user can act on. The command line prints these without a traceback."""
+"""What can go wrong, in words that a user can act on; the command line prints these errors without a traceback."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -19,7 +20,17 @@ class RunError(Exception):
     """A stage that started but did not finish: a failing cell, a dead kernel, an interruption."""
 
 
-def near(name, known):
-    """`, did you mean …?` for the names of `known` close to `name`, else an empty string."""
+def near(name: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name suggests.
+
+    Args:
+        name: the name that was given.
+        known: the names that exist.
+
+    Returns:
+        ", did you mean …?" with up to three of the known names, or "" if none is similar.
+    """
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f", did you mean {' or '.join(close)}?" if close else ""
+    if not close:
+        return ""
+    return f", did you mean {' or '.join(close)}?"

@@ -1,18 +1,56 @@
-"""Files that appear whole or not at all: written beside their place, then renamed."""
+"""Where files are, and how they are written: beside their place, then renamed, so that they are complete or absent."""
 
 import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd  # half a second, which short commands should not wait for
 
 ASSETS = Path(__file__).parent / "assets"
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def resolve(path: str | Path) -> Path:
+    """`path` as an absolute Path; a relative one starts at the repository's root, wherever the process runs."""
+    return ROOT / Path(path).expanduser()
+
+
+def short(path: Path) -> str:
+    """`path` as seen from the repository's root, so that notebooks and messages do not show where that is."""
+    if path.is_relative_to(ROOT):
+        return str(path.relative_to(ROOT))
+    return str(path)
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run that a person names: as seen from the working directory, else from the repository's root."""
+    path = Path(path)
+    return path if path.exists() else resolve(path)
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of a run's stages, finished or not, in the order of the stages."""
+    return sorted(path for path in run.glob("[0-9][0-9]_*") if path.is_dir())
+
+
+def shipped_weights(backbone: str | None) -> Path:
+    """Where the package has the weights of a backbone; the file exists only for the small ones, which share one."""
+    name = re.sub("tiny[24]_", "tiny_", str(backbone))
+    return ASSETS / f"{name}.safetensors"
+
+
+# ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @contextlib.contextmanager
-def atomic(path):
-    """Yields a temporary path beside `path`, renamed to it at the end: `path` is there whole or not at all."""
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it to `path` at the end; after an error `path` is as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -23,38 +61,43 @@ def atomic(path):
         aside.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: str | Path) -> None:
     """Delete what `atomic` was writing below `folder` in processes that were killed; nothing reads such files."""
     for path in Path(folder).rglob(".*"):
         if path.is_file() and re.fullmatch(r"\..+\.\d+(\.\w+)?", path.name):
             path.unlink(missing_ok=True)
 
 
-def write_json(path, value):
-    """Writes `value` to `path` as indented JSON, atomically; NumPy scalars and paths are converted."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=lambda v: v.item() if hasattr(v, "item") else str(v))
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, atomically; NumPy scalars and paths are converted."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_as_json)
     with atomic(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path):
-    """The value in the JSON file `path`; an empty dict where the file is missing or cut off."""
+def _as_json(value: Any) -> Any:
+    """A NumPy scalar as Python's number, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def write_table(frame: "pd.DataFrame", path: str | Path, index: bool = False) -> None:
+    """Write a table to `path` as CSV, atomically; `index`: with its row labels."""
+    with atomic(path) as aside:
+        frame.to_csv(aside, index=index)
+
+
+# ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of a stage's folder; an empty dict where there is no such file.
+
+    Raises:
+        UserError: The file is not JSON. As all of them are written by `write_json`, no killed process left it so.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-
-
-def shipped_weights(backbone):
-    """The file of a backbone's weights in this package, which exists for the small ones only: they share one."""
-    return ASSETS / f"{re.sub('tiny[24]_', 'tiny_', str(backbone))}.safetensors"
-
-
-def short(path):
-    """`path` as seen from the repository's root: executed notebooks and messages carry no path of the machine."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
-def resolve(path):
-    """`path` as an absolute Path; a relative one starts at the repository's root, wherever the kernel runs."""
-    return ROOT / Path(path).expanduser()
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it, or delete the folder {path.parent} and run its stage again"
+        ) from error

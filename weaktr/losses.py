@@ -1,4 +1,6 @@
-"""A stable name for code outside the package: what it holds lives in the rooms below."""
+"""A stable name for code outside the package: the losses of both steps."""
 
-from .method.cam_training import cam_losses  # noqa: F401
-from .method.clipping import SCOPES, ClippedLoss, gradient_clipping  # noqa: F401
+from .method.cam_training import cam_losses
+from .method.clipping import SCOPES, ClippedLoss, gradient_clipping
+
+__all__ = ["SCOPES", "ClippedLoss", "cam_losses", "gradient_clipping"]

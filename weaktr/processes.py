@@ -1,68 +1,109 @@
-"""Processes that help another one: spawned, since libraries with threads do not bear a fork, and ended with it."""
+"""Worker processes, spawned because libraries with threads are not fork-safe, and ended with their parent."""
 
-import contextlib
-import ctypes
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context, parent_process
 from threading import Thread
+from typing import Any, TypeVar
+
+from .progress import Progress
 
 WORTH_A_PROCESS = 200  # images: reading them takes about as long as starting another process
+MOST_IN_A_CHUNK = 16  # items that a worker is given at once
+
+# For the environment of a process that allocates large arrays; glibc reads it when the process starts. Without it, what
+# is freed goes back to the system and comes back as pages to be zeroed: scoring the CAMs of 60 images of 500×375 takes
+# 0.45 s of CPU time instead of 0.36, their generation with DeiT-S 5.2 s an image instead of 4.3.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def spawned(workers, initializer=None, *arguments):
-    """A ProcessPoolExecutor of `workers` processes, in each of which `initializer(*arguments)` is called first.
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    When the process that asks for it is killed, its workers, which would wait for work for ever, end as well.
+
+def spawned(workers: int, initializer: Callable[..., object] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """A pool of processes that end when this one does, also when it is killed while they wait for work.
+
+    A spawned process imports the main module again, so a script that uses this needs `if __name__ == "__main__":`.
+
+    Args:
+        workers: how many processes at most, at least one; each starts when there is work for it.
+        initializer: called first in every process, with `arguments`.
+        *arguments: of the initializer, picklable as it is.
     """
+    for name, value in KEEP_FREED_MEMORY.items():
+        os.environ.setdefault(name, value)  # of no effect on this process: its workers inherit it
     return ProcessPoolExecutor(max(1, workers), get_context("spawn"), _begin, (initializer, arguments))
 
 
-def _begin(initializer, arguments):
-    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    if initializer:
+def _begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    """The first call in a worker."""
+    Thread(target=end_with_parent, daemon=True).start()
+    if initializer is not None:
         initializer(*arguments)
 
 
-def keep_freed_memory():
-    """Let glibc keep what is freed: else every large array begins with pages to be zeroed, up to half of its time."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt, (mmap_threshold, trim_threshold) = ctypes.CDLL(None).mallopt, (-3, -1)  # of malloc.h
-        if mallopt(mmap_threshold, 2**30):  # else it has another limit, and the second alone would do harm
-            mallopt(trim_threshold, 2**31 - 1)
+def end_with_parent() -> None:
+    """Wait until the process that started this one has ended, then end this one at once."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
-def parallel(function, items, workers, progress=None):
-    """`[function(item) for item in items]` in `workers` processes, in order; progress.update(1) after each.
+def parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, progress: Progress | None = None
+) -> list[Result]:
+    """`[function(item) for item in items]` in several processes.
 
-    The function goes to each process once, not with every item: bound to a data set it can be megabytes.
+    The function is pickled for every chunk of items, not for every item. Even one that is bound to COCO14, with 4.4 MB
+    of annotations, then costs a worker 0.3 s for 16 images whose CRF takes 8 s.
+
+    Args:
+        function: picklable, such as a `functools.partial` of a function of a module.
+        items: picklable as well.
+        workers: how many processes.
+        progress: its `update(1)` is called for each result, in the order of the items.
+
+    Returns:
+        The results, in the order of the items.
     """
+    four_chunks_each = len(items) // (4 * max(1, workers))
+    chunk = max(1, min(four_chunks_each, MOST_IN_A_CHUNK))
     results = []
-    with spawned(workers, _receive, function) as pool:
-        for result in pool.map(_apply, items):
+    with spawned(workers) as pool:
+        for result in pool.map(function, items, chunksize=chunk):
             results.append(result)
-            if progress:
+            if progress is not None:
                 progress.update(1)
     return results
 
 
-def _receive(function):
-    keep_freed_memory()
-    _apply.function = function
+def in_shares(function: Callable[[Sequence[Item]], Result], ids: Sequence[Item], workers: int) -> list[Result]:
+    """Call a function on equal shares of a list, each in a process of its own.
 
+    Args:
+        function: takes a share; picklable.
+        ids: the list. A share has at least WORTH_A_PROCESS of them: a short list stays in this process.
+        workers: how many processes at most.
 
-def _apply(item):
-    return _apply.function(item)
-
-
-def in_shares(function, ids, workers):
-    """[function(share of the ids)], one share for each process, in order. A short list stays in this process."""
+    Returns:
+        The result for each share, in the order of the list.
+    """
     processes = max(1, min(workers, len(ids) // WORTH_A_PROCESS))
-    shares = [ids[len(ids) * n // processes : len(ids) * (n + 1) // processes] for n in range(processes)]
-    keep_freed_memory()
-    return parallel(function, shares, processes) if processes > 1 else [function(ids)]
-
-
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if processes == 1:
+        return [function(ids)]
+    borders = [len(ids) * n // processes for n in range(processes + 1)]
+    shares = [ids[start:end] for start, end in pairwise(borders)]
+    return parallel(function, shares, processes)

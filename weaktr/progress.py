@@ -5,29 +5,41 @@ import time
 PROGRESS_SECONDS = 30.0  # between two lines of progress
 
 
-def clock(seconds):
+def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class Progress:
-    """Prints a line every PROGRESS_SECONDS, none right before that of the end: done/total, speed, time left."""
+    """Prints how much is done, the speed and the time left, every PROGRESS_SECONDS and at the end.
 
-    def __init__(self, prefix, total, unit):
-        self.prefix, self.total, self.unit, self.done = prefix, total, unit, 0
-        self._start = self._printed = time.monotonic()
+    A periodic line shortly before the end is skipped. Lines are few and plain: an executed notebook keeps them all.
+    """
 
-    def update(self, n=1, note=""):
-        """Counts `n` more units of work as done; `note` ends the line, if one is printed."""
+    def __init__(self, prefix: str, total: int, unit: str) -> None:
+        self.prefix = prefix
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._start = time.monotonic()
+        self._printed = self._start
+
+    def update(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more units of work as done; `note` ends the line, if one is printed."""
         self.done += n
         now = time.monotonic()
+        finished = self.done >= self.total
         speed = self.done / max(now - self._start, 1e-6)
         left = (self.total - self.done) / max(speed, 1e-6)
-        if self.done < self.total and (now - self._printed < PROGRESS_SECONDS or left < PROGRESS_SECONDS / 5):
+        printed_lately = now - self._printed < PROGRESS_SECONDS
+        shortly_before_the_end = left < PROGRESS_SECONDS / 5
+        if not finished and (printed_lately or shortly_before_the_end):
             return
         self._printed = now
-        seconds, word = (left, "left") if self.done < self.total else (now - self._start, "in all")
         rate = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        done = f"{self.done}/{self.total} {self.unit} · {rate} {self.unit}/s · {clock(seconds)} {word}"
-        print(" · ".join(filter(None, (self.prefix, done, note))), flush=True)
+        duration = f"{clock(now - self._start)} in all" if finished else f"{clock(left)} left"
+        parts = [self.prefix, f"{self.done}/{self.total} {self.unit}", f"{rate} {self.unit}/s", duration, note]
+        print(" · ".join(part for part in parts if part), flush=True)

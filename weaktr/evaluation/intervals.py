@@ -1,8 +1,10 @@
-"""Statistics a reviewer accepts: bootstrap intervals over images and seeds, paired comparisons of variants.
+"""Bootstrap intervals and paired comparisons over images and seeds.
 
-mIoU is no mean over images: each resampled list gets its own mIoU from the pixel counts of the images drawn. Where
-there are several seeds they are resampled too, so that an interval covers another sample of images and other seeds.
-Compared variants are resampled together: the same images and the same seeds on both sides.
+The mIoU of a list is not a mean over its images: each resampled list gets its own mIoU from the pixel counts of the
+images drawn. Where there are several random seeds they are resampled too, so that an interval covers another sample of
+images and other seeds. Compared variants are resampled together: the same images and the same seeds on both sides.
+
+Counts are the per-image `metrics.pixel_counts` of one list: (S,n,3,K) for S seeds, n images and K classes.
 """
 
 from typing import NamedTuple
@@ -11,62 +13,99 @@ import numpy as np
 
 from .metrics import iou_of_counts
 
-RESAMPLES, AT_ONCE = 2000, 100
+RESAMPLES = 2000
+AT_ONCE = 100  # resamples; the draws of all of them for COCO14, as float64, would be gigabytes
 LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A number with its bootstrap interval (LEVEL of the resamples lie in low…high) and what it rests on."""
+    """A number with its bootstrap interval and what it rests on."""
 
     value: float
-    low: float
+    low: float  # LEVEL of the resamples are in low…high
     high: float
     seeds: int
-    p: float = np.nan  # two-sided: how easily chance alone gives a difference on the other side of zero
+    p: float = np.nan  # of a difference, two-sided: how easily chance alone puts it on the other side of zero
 
 
-def draws(images, seeds, resamples=RESAMPLES, random_state=0):
-    """How often each image is drawn, (R,n), and which seeds, (R,S); one seed is always itself."""
+def draws(images: int, seeds: int, resamples: int = RESAMPLES, random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What is drawn, with replacement, for each of R resamples of n images and S seeds.
+
+    Returns:
+        How often each image is drawn (R,n) int32, and which seeds are (R,S); one seed is always itself.
+    """
     rng = np.random.default_rng(random_state)
-    times = rng.multinomial(images, np.full(images, 1 / images), resamples)
-    return times.astype(np.int32), rng.integers(0, seeds, (resamples, seeds))
+    times_RN = rng.multinomial(images, np.full(images, 1 / images), resamples)
+    seeds_RS = rng.integers(0, seeds, (resamples, seeds))
+    return times_RN.astype(np.int32), seeds_RS
 
 
-def resampled_miou(counts_by_seed, times, chosen):
-    """Mean mIoU (%) over the chosen seeds in every resample → (R,). counts_by_seed: (S,n,3,K), see `pixel_counts`."""
+def resampled_miou(counts_by_seed: np.ndarray, times: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The mIoU of every resample, as the mean over its seeds.
+
+    Args:
+        counts_by_seed: (S,n,3,K).
+        times: how often each image was drawn (R,n), from `draws`.
+        chosen: which seeds were (R,S), from `draws`.
+
+    Returns:
+        (R,) in percent.
+    """
     seeds, images, _, classes = counts_by_seed.shape
-    flat, mious = counts_by_seed.reshape(seeds, images, -1).astype(np.float64), []
-    for first in range(0, len(times), AT_ONCE):  # all of COCO14's draws as float64 would be gigabytes
-        block = times[first : first + AT_ONCE].astype(np.float64)
-        mious.append(100 * np.nanmean(iou_of_counts((block @ flat).reshape(seeds, len(block), 3, classes)), -1))
-    return np.take_along_axis(np.concatenate(mious, 1), chosen.T, 0).mean(0)
+    flat = counts_by_seed.reshape(seeds, images, -1).astype(np.float64)
+    blocks = []
+    for first in range(0, len(times), AT_ONCE):
+        times_RN = times[first : first + AT_ONCE].astype(np.float64)
+        drawn = (times_RN @ flat).reshape(seeds, len(times_RN), 3, classes)
+        blocks.append(100 * np.nanmean(iou_of_counts(drawn), -1))
+    miou_SR = np.concatenate(blocks, 1)
+    return np.take_along_axis(miou_SR, chosen.T, 0).mean(0)
 
 
-def miou(counts_by_seed):
-    """mIoU (%) of each seed's list → (S,)."""
+def miou(counts_by_seed: np.ndarray) -> np.ndarray:
+    """The mIoU of each seed's list, in percent: (S,n,3,K) → (S,)."""
     return 100 * np.nanmean(iou_of_counts(counts_by_seed.astype(np.int64).sum(1)), -1)
 
 
-def estimate(counts_by_seed):
-    """Mean mIoU over seeds with its interval → Estimate. counts_by_seed: (S,n,3,K), one list, the same images."""
+def estimate(counts_by_seed: np.ndarray) -> Estimate:
+    """Mean mIoU over seeds, in percent, with its interval; counts_by_seed: (S,n,3,K)."""
     counts = np.asarray(counts_by_seed)
-    samples = resampled_miou(counts, *draws(counts.shape[1], len(counts)))
-    return Estimate(float(miou(counts).mean()), *_interval(samples), len(counts))
+    times, chosen = draws(counts.shape[1], len(counts))
+    low, high = _interval(resampled_miou(counts, times, chosen))
+    return Estimate(float(miou(counts).mean()), low, high, len(counts))
 
 
-def difference(counts_by_seed, baseline_by_seed):
-    """Mean mIoU minus that of a baseline on the same images and seeds, with its interval and p → Estimate."""
-    counts, baseline = np.asarray(counts_by_seed), np.asarray(baseline_by_seed)
+def difference(counts_by_seed: np.ndarray, baseline_by_seed: np.ndarray) -> Estimate:
+    """Mean mIoU minus that of a baseline, in points, with its interval and p.
+
+    Args:
+        counts_by_seed: (S,n,3,K).
+        baseline_by_seed: (S,n,3,K), of the same images and seeds.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    counts = np.asarray(counts_by_seed)
+    baseline = np.asarray(baseline_by_seed)
     if counts.shape != baseline.shape:
         raise ValueError(f"counts {counts.shape} and baseline {baseline.shape} are not of the same seeds and images")
     times, chosen = draws(counts.shape[1], len(counts))
     samples = resampled_miou(counts, times, chosen) - resampled_miou(baseline, times, chosen)
-    below, above = (samples <= 0).sum(), (samples >= 0).sum()
-    p = min(1.0, 2 * (min(below, above) + 1) / (len(samples) + 1))
-    value = float((miou(counts) - miou(baseline)).mean())
-    return Estimate(value, *_interval(samples), len(counts), p)
+    not_above = (samples <= 0).sum()
+    not_below = (samples >= 0).sum()
+    one_sided = (min(not_above, not_below) + 1) / (len(samples) + 1)
+    low, high = _interval(samples)
+    return Estimate(
+        value=float((miou(counts) - miou(baseline)).mean()),
+        low=low,
+        high=high,
+        seeds=len(counts),
+        p=min(1.0, 2 * one_sided),
+    )
 
 
-def _interval(samples):
+def _interval(samples: np.ndarray) -> tuple[float, float]:
+    """The middle LEVEL of the samples."""
     edge = (1 - LEVEL) / 2
-    return tuple(float(x) for x in np.quantile(samples, [edge, 1 - edge]))
+    low, high = np.quantile(samples, [edge, 1 - edge])
+    return float(low), float(high)

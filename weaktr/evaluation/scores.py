@@ -1,62 +1,80 @@
-"""How good the masks or CAM files of a list are: pixels counted in one pass over the images, in several processes."""
+"""How good the masks or CAMs of a list are: pixels counted in one pass over the images, in several processes."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from ..data.images import VOID
 from ..files import atomic
 from ..processes import in_shares
-from .metrics import confusion_matrix, curve_table, iou_of_counts, mean_iou, pixel_counts, threshold_counts
+from .metrics import Cams, confusion_matrix, curve_table, iou, iou_of_counts, mean_iou, pixel_counts, threshold_counts
 
 FEW = 20  # pixels, of which a share says nothing
 
 
+class Truth(Protocol):
+    """What a score needs of a data set."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the C classes, without background."""
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """The true labels (H,W) of an image, 0…C and VOID."""
+
+
+# ── Masks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass
 class ListScore:
     """How the masks of a list agree with the truth."""
 
-    ids: list  # of the n images
+    ids: list[str]  # of the n images
     confusion: np.ndarray  # int64 (K,K), the list's, rows truth
     counts: np.ndarray  # int32 (n,3,K), each image's, see `metrics.pixel_counts`
 
     @property
-    def miou(self):
-        """mIoU of the list, in percent."""
+    def miou(self) -> float:
+        """The list's mIoU in percent."""
         return mean_iou(self.confusion)
 
-    def per_image(self):
-        """Each image's own mIoU in percent → Series by id."""
-        return pd.Series(100 * np.nanmean(iou_of_counts(self.counts), 1), index=pd.Index(self.ids, name="image"))
+    def per_image(self) -> pd.Series:
+        """Each image's own mIoU in percent, by id; their mean is not the list's."""
+        own = 100 * np.nanmean(iou_of_counts(self.counts), 1)
+        return pd.Series(own, index=pd.Index(self.ids, name="image"))
+
+    def per_class(self, names: Sequence[str]) -> pd.Series:
+        """IoU of each class in percent, by name, "background" first; names: of the data set's K − 1 classes."""
+        return pd.Series(100 * iou(self.confusion), index=pd.Index(["background", *names], name="class"))
 
 
-def score_list(dataset, ids, predict, workers=1):
-    """Compare masks with the truth, image by image → ListScore.
+def score_list(dataset: Truth, ids: Sequence[str], predict: Callable[[str], np.ndarray], workers: int = 1) -> ListScore:
+    """Compare masks with the truth, image by image.
 
-    predict: function id → (H,W) labels; with several workers each reads its share of the ids, and the function goes
-    to their processes.
+    Args:
+        dataset: has the true masks.
+        ids: the list.
+        predict: id → labels (H,W); picklable where there are several workers.
+        workers: how many processes at most, each of which takes a share of the list.
     """
     job = partial(_score, dataset=dataset, predict=predict)
-    confusion, counts = zip(*in_shares(job, ids, workers))
-    return ListScore(list(ids), sum(confusion), np.concatenate(counts))
+    shares = in_shares(job, ids, workers)
+    total = np.sum([confusion for confusion, _ in shares], 0)
+    counts = np.concatenate([counts for _, counts in shares])
+    return ListScore(list(ids), total, counts)
 
 
-def score_cams(dataset, ids, read, thresholds, workers=1):
-    """`metrics.threshold_curve` of the CAMs of a list, in one pass → DataFrame.
-
-    read: function id → {class from 0: (H,W)}, such as `partial(method.cams.read_cams, folder=…)`.
-
-    Each worker counts its share of the ids and holds one image and one table of integers, whatever the list's length;
-    sums of integers are the same in any order.
-    """
-    job = partial(_count, dataset=dataset, read=read, thresholds=thresholds)
-    return curve_table(sum(in_shares(job, ids, workers)), thresholds)
-
-
-def _score(ids, *, dataset, predict):
+def _score(
+    ids: Sequence[str], *, dataset: Truth, predict: Callable[[str], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`ListScore.confusion` and `ListScore.counts` of some images."""
     classes = len(dataset.classes) + 1
-    total, counts = np.zeros((classes, classes), np.int64), np.zeros((len(ids), 3, classes), np.int32)
+    total = np.zeros((classes, classes), np.int64)
+    counts = np.zeros((len(ids), 3, classes), np.int32)
     for row, image_id in enumerate(ids):
         confusion = confusion_matrix(predict(image_id), dataset.mask(image_id), classes)
         total += confusion
@@ -64,43 +82,111 @@ def _score(ids, *, dataset, predict):
     return total, counts
 
 
-def _count(ids, *, dataset, read, thresholds):
-    samples = ((read(image_id), dataset.mask(image_id)) for image_id in ids)
-    return threshold_counts(samples, len(dataset.classes) + 1, thresholds)
-
-
-def save_counts(path, scores):
-    """Write the per-image counts of {name: ListScore} as one npz, whole; `statistics` resamples them."""
+def save_counts(path: str | Path, scores: Mapping[str, ListScore]) -> None:
+    """Write the per-image counts of {name: score} as one npz, atomically; `intervals` resamples them."""
+    counts: dict[str, Any] = {name: score.counts for name, score in scores.items()}
     with atomic(path) as aside:
-        np.savez_compressed(aside, **{name: score.counts for name, score in scores.items()})
+        np.savez_compressed(aside, **counts)
 
 
-def object_table(dataset, score):
-    """One row per image and class of its truth: `image`, `class`, `size` (share of the image, %), `iou` (%)."""
+def object_table(dataset: Truth, score: ListScore) -> pd.DataFrame:
+    """The objects of a list, large and small: a row per image and class of its truth.
+
+    Returns:
+        `image`, `class`, `size` (share of the image's known pixels, %), `iou` (%).
+    """
     rows = []
     for image_id, counts, ious in zip(score.ids, score.counts, 100 * iou_of_counts(score.counts), strict=True):
         truth = counts[1]
-        for c in np.flatnonzero(truth[1:]) + 1:
+        present = 1 + np.flatnonzero(truth[1:])
+        for c in present.tolist():
             size = 100 * truth[c] / truth.sum()
             rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": ious[c]})
     return pd.DataFrame(rows)
 
 
-def wrong_and_clipped(row):
-    """Void, wrong and clipped pixels of a view as `plots.clipped_pixels` draws it → three boolean arrays (h,w)."""
-    void = (row["truth"] == 255) | (row["label"] == 255)
-    return void, (row["label"] != row["truth"]) & ~void, row["clipped"] & ~void
+class Extremes(NamedTuple):
+    """Ids of images, each part in the order from good to bad."""
+
+    best: list[str]
+    middle: list[str]
+    worst: list[str]
 
 
-def clipping_scores(rows):
-    """How well clipping finds wrong labels, a row for each of the rows that `clipped_pixels` draws.
+def extremes(series: pd.Series, n: int) -> Extremes:
+    """The `n` best, middle and worst images by a number that is better when larger; series: by id."""
+    order = list(series.sort_values(ascending=False).index)
+    middle = len(order) // 2
+    return Extremes(best=order[:n], middle=order[middle : middle + n], worst=order[-n:])
 
-    → DataFrame of shares in 0..1: wrong (of the pixels), precision and recall; NaN where they are those of fewer than
-    FEW clipped or wrong pixels.
+
+# ── CAMs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def score_cams(
+    dataset: Truth, ids: Sequence[str], read: Callable[[str], Cams], thresholds: Sequence[float], workers: int = 1
+) -> pd.DataFrame:
+    """The `metrics.threshold_curve` of a list, in one pass.
+
+    Each worker counts its share of the list and holds one image and one table of integers, whatever the list's length.
+    Sums of integers are the same in any order.
+
+    Args:
+        dataset: has the true masks.
+        ids: the list.
+        read: id → {class from 0: (H,W)}, such as `partial(method.cams.read_cams, folder=…)`; picklable where there are
+            several workers.
+        thresholds: background scores.
+        workers: how many processes at most.
     """
-    found = []
-    for row in rows:
-        void, wrong, clipped = wrong_and_clipped(row)
-        parts = {"wrong": (wrong, ~void, 1), "precision": (wrong, clipped, FEW), "recall": (clipped, wrong, FEW)}
-        found.append({name: part[of].mean() if of.sum() >= few else np.nan for name, (part, of, few) in parts.items()})
-    return pd.DataFrame(found)
+    job = partial(_count, dataset=dataset, read=read, thresholds=thresholds)
+    return curve_table(np.sum(in_shares(job, ids, workers), 0), thresholds)
+
+
+def _count(
+    ids: Sequence[str], *, dataset: Truth, read: Callable[[str], Cams], thresholds: Sequence[float]
+) -> np.ndarray:
+    """`metrics.threshold_counts` of some images."""
+    samples = ((read(image_id), dataset.mask(image_id)) for image_id in ids)
+    return threshold_counts(samples, len(dataset.classes) + 1, thresholds)
+
+
+# ── Gradient clipping ─────────────────────────────────────────────────────────────────────────────────────────────
+def wrong_and_clipped(view: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What clipping did to a view: its void pixels, its wrong labels and the clipped pixels, as masks (h,w).
+
+    Args:
+        view: with `label`, `truth` (h,w) integers and `clipped` (h,w) bool. Void pixels of either are neither wrong nor
+            clipped.
+    """
+    void = (view["truth"] == VOID) | (view["label"] == VOID)
+    wrong = (view["label"] != view["truth"]) & ~void
+    clipped = view["clipped"] & ~void
+    return void, wrong, clipped
+
+
+def clipping_scores(views: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """How well clipping finds wrong labels.
+
+    Args:
+        views: as for `wrong_and_clipped`.
+
+    Returns:
+        A row per view, in 0…1: `wrong` (share of its known pixels), `precision` (of the clipped pixels, those with a
+        wrong label) and `recall` (of the wrong labels, those clipped). NaN where they are shares of fewer than FEW
+        pixels.
+    """
+    rows = []
+    for view in views:
+        void, wrong, clipped = wrong_and_clipped(view)
+        rows.append(
+            {
+                "wrong": _share(wrong, ~void, at_least=1),
+                "precision": _share(wrong, clipped, at_least=FEW),
+                "recall": _share(clipped, wrong, at_least=FEW),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _share(part: np.ndarray, whole: np.ndarray, at_least: int) -> float:
+    """The share of the pixels of `whole` that are in `part`; NaN where `whole` has fewer than `at_least`."""
+    return part[whole].mean() if whole.sum() >= at_least else np.nan

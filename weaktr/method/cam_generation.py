@@ -22,7 +22,7 @@ from ..data.transforms import normalise
 from ..errors import DataError
 from ..evaluation.scores import ListScore, score_cams, score_list
 from ..models.cam import CamModel, CamOutput, cam_variant
-from ..processes import cores, keep_freed_memory
+from ..processes import cores
 from ..progress import Progress
 from .cams import Grids, cam_file, enlarge, read_cams, save_cams
 from .pseudo_labels import read_seed
@@ -180,7 +180,6 @@ def generate_list(
         for batch in ahead(partial(read_batch, model, dataset, scales), unfinished(), threads):
             yield batch, generate_grids(model, batch.views, batch.labels, compositions)
 
-    keep_freed_memory()
     dataset.labels(ids[0])  # COCO's annotations are read here, not in every thread at once
     for written in ahead(partial(save_batch, list(variants)), generated(), threads):
         progress.update(written)
