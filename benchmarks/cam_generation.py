@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/cam_generation.py
 
 From JPEG files to CAM files. The released way, written here from METHOD.md: a view at a time, all maps stacked. All
-ways run in one process and so have the good of `pseudo_labels.keep_freed_memory`. Random weights and images: the time
+ways run in one process and so have the good of `processes.KEEP_FREED_MEMORY`, where the shell sets it. Random weights and images: the time
 of the network does not depend on them.
 """
 

@@ -289,7 +289,7 @@ def _write_files(folder: Path, workers: int | None) -> None:
         (folder / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(text)
     ids = train + val
     keys = [(SEED, int(image_id.removeprefix("scene_"))) for image_id in ids]
-    with spawned(workers or os.cpu_count()) as pool:
+    with spawned(workers or os.cpu_count() or 1) as pool:
         list(pool.map(write_scene, [folder] * len(ids), ids, keys, chunksize=100))
 
 

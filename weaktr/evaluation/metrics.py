@@ -157,7 +157,7 @@ def threshold_curve(
 
 
 def threshold_counts(
-    samples: Iterable[tuple[Cams, np.ndarray]], num_classes: int, thresholds: Sequence[float]
+    samples: Iterable[tuple[Cams, np.ndarray]], num_classes: int, thresholds: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """The histogram behind `threshold_curve`, with the same arguments.
 
@@ -225,7 +225,7 @@ def cumulative_from_the_end(x: np.ndarray) -> np.ndarray:
     return x[..., ::-1].cumsum(-1)[..., ::-1]
 
 
-def curve_table(counts: np.ndarray, thresholds: Sequence[float]) -> "pd.DataFrame":
+def curve_table(counts: np.ndarray, thresholds: Sequence[float] | np.ndarray) -> "pd.DataFrame":
     """The table of `threshold_curve`.
 
     Args:

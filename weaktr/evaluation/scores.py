@@ -122,7 +122,11 @@ def extremes(series: pd.Series, n: int) -> Extremes:
 
 # ── CAMs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def score_cams(
-    dataset: Truth, ids: Sequence[str], read: Callable[[str], Cams], thresholds: Sequence[float], workers: int = 1
+    dataset: Truth,
+    ids: Sequence[str],
+    read: Callable[[str], Cams],
+    thresholds: Sequence[float] | np.ndarray,
+    workers: int = 1,
 ) -> pd.DataFrame:
     """The `metrics.threshold_curve` of a list, in one pass.
 
@@ -142,7 +146,7 @@ def score_cams(
 
 
 def _count(
-    ids: Sequence[str], *, dataset: Truth, read: Callable[[str], Cams], thresholds: Sequence[float]
+    ids: Sequence[str], *, dataset: Truth, read: Callable[[str], Cams], thresholds: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """`metrics.threshold_counts` of some images."""
     samples = ((read(image_id), dataset.mask(image_id)) for image_id in ids)

@@ -11,7 +11,6 @@ links, and what is written into one of them would change them all.
 
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -372,14 +371,7 @@ class Stage:
     def _end_manifest(self) -> None:
         seconds = self._manifest.get("seconds", 0)  # of earlier passes under the same key
         seconds += time.monotonic() - self._start
-        self._manifest |= usage(self._where_networks_ran()) | {"end": now(), "seconds": round(seconds, 1)}
-
-    def _where_networks_ran(self) -> "torch.device | None":
-        """The device that the notebook asked for; None for a stage without networks."""
-        if self._device is None and "weaktr.models" in sys.modules:
-            # For notebooks that still ask `pick_device`: to be deleted when all of them ask their stage.
-            self.device(self.parameters.get("device", "auto"))
-        return self._device
+        self._manifest |= usage(self._device) | {"end": now(), "seconds": round(seconds, 1)}
 
 
 def _write_csv(table: "pd.DataFrame", path: Path, index: bool) -> None:
