@@ -28,7 +28,7 @@ from weaktr.method.cam_generation import generate_grids, mirrored_views
 from weaktr.method.cam_training import cam_losses
 from weaktr.method.cams import save_cams
 from weaktr.models.cam import create_cam_model
-from weaktr.plots.dense import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH, style
+from weaktr.plots.style import BLUE, GREEN, ORANGE, SKY, VERMILLION, WIDTH, style
 from weaktr.workbench.manifest import environment
 
 BACKBONE, PATCH = "deit_small_patch16_224", 16

@@ -1,5 +1,9 @@
 """Every figure: the right panels, the data it was given, and no clipped or overlapping text."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +13,11 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+from weaktr import plots
 from weaktr.data.voc import VOC_CLASSES
 from weaktr.evaluation.scores import clipping_scores
-from weaktr.plots import dense, figures
-from weaktr.plots.dense import CHANGES, CLIPPING
+from weaktr.plots.labels import CHANGES, CLIPPING
+from weaktr.plots.style import style
 
 CLASSES = ("bear", "cat", "elephant", "lion", "owl", "parrot", "pig", "rabbit")
 
@@ -91,32 +96,47 @@ def curve():
     )
 
 
+# ── The room ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_room_exports_what_it_names():
+    assert sorted(plots.__all__) == plots.__all__
+    assert all(hasattr(plots, name) for name in plots.__all__)
+
+
+def test_notebooks_use_only_what_the_room_exports():
+    used = set()
+    for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        used |= set(re.findall(r"\bplots\.(\w+)", code))
+    assert len(used) > 20 and used <= set(plots.__all__)
+
+
 # ── Style and masks ───────────────────────────────────────────────────────────────────────────────────────────────
 def test_style_is_paper_ready_and_leaves_no_trace():
     before = plt.rcParams["pdf.fonttype"]
-    with dense.style():
+    with style():
         assert plt.rcParams["pdf.fonttype"] == 42 and not plt.rcParams["text.usetex"]
     assert plt.rcParams["pdf.fonttype"] == before
     with plt.rc_context():
-        dense.use_style()
+        plots.use_style()
         assert plt.rcParams["pdf.fonttype"] == 42
 
 
 def test_colour_mask_is_the_palette_lightened_with_a_light_void():
-    colours = dense.colour_mask(np.array([[0, 1, 2, 255]], np.uint8))
+    colours = plots.colour_mask(np.array([[0, 1, 2, 255]], np.uint8))
     assert colours.shape == (1, 4, 3) and colours.dtype == np.uint8
     assert colours[0, :3].tolist() == [[0, 0, 0], [180, 0, 0], [0, 180, 0]] and colours[0, 3].min() > 220
-    every = dense.colour_mask(np.arange(21, dtype=np.uint8)[None])[0].astype(int)
+    every = plots.colour_mask(np.arange(21, dtype=np.uint8)[None])[0].astype(int)
     apart = np.abs(every[:, None] - every[None]).sum(-1) + 999 * np.eye(21, dtype=int)
     assert apart.min() >= 40, "no class of VOC12 looks like another, or like background"
 
 
 def test_heat_lies_over_the_grey_image():
     image = np.full((4, 6, 3), 200, np.uint8)
-    picture = dense.heat(image, np.linspace(0, 1, 24).reshape(4, 6))
+    picture = plots.heat(image, np.linspace(0, 1, 24).reshape(4, 6))
     assert picture.shape == image.shape and picture.dtype == np.uint8
     assert picture[0, 0].max() < 70 < 120 < picture[-1, -1].min(), "dark where there is none"
-    assert (dense.heat(0 * image, np.zeros((4, 6))) < dense.heat(image, np.zeros((4, 6)))).all()
+    assert (plots.heat(0 * image, np.zeros((4, 6))) < plots.heat(image, np.zeros((4, 6)))).all()
 
 
 # ── Picture grids ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,30 +144,30 @@ def test_heat_lies_over_the_grey_image():
 def test_sample_sheet(scenes, count):
     images, masks = zip(*(scenes * 3)[:count])
     titles = (["cat, elephant, parrot", "owl", "rabbit", "lion, bear"] * 3)[:count]
-    figure = dense.sample_sheet(images, masks, titles, CLASSES)
+    figure = plots.sample_sheet(images, masks, titles, CLASSES)
     assert {"background", "bear", "void"} <= set(check(figure))
     np.testing.assert_array_equal(pictures(figure)[0], images[0])
-    np.testing.assert_array_equal(pictures(figure)[min(count, 6)], dense.colour_mask(masks[0]))
+    np.testing.assert_array_equal(pictures(figure)[min(count, 6)], plots.colour_mask(masks[0]))
 
 
 def test_sample_sheet_refuses_a_missing_title(scenes):
     images, masks = zip(*scenes)
     with pytest.raises(ValueError):
-        dense.sample_sheet(images, masks, ["one"], CLASSES)
+        plots.sample_sheet(images, masks, ["one"], CLASSES)
 
 
 def test_qualitative_grid(scenes):
     rows = [{"image": image, "seed": mask, "truth": mask} for image, mask in scenes[:2]]
-    figure = dense.qualitative_grid(rows, CLASSES)
+    figure = plots.qualitative_grid(rows, CLASSES)
     texts = check(figure)
     assert len(figure.axes) == 6 and {"image", "seed", "truth", "bear", "cat"} <= set(texts) and "elephant" not in texts
-    np.testing.assert_array_equal(pictures(figure)[5], dense.colour_mask(rows[1]["truth"]))
+    np.testing.assert_array_equal(pictures(figure)[5], plots.colour_mask(rows[1]["truth"]))
 
 
 def test_label_outside_the_classes_is_named_by_number(scenes):
     image, mask = scenes[0]
     assert "label 77" in check(
-        dense.qualitative_grid([{"image": image, "mask": np.where(mask == 1, 77, mask)}], CLASSES)
+        plots.qualitative_grid([{"image": image, "mask": np.where(mask == 1, 77, mask)}], CLASSES)
     )
 
 
@@ -156,7 +176,7 @@ def test_cam_stages(scenes, rng):
     for i, (image, mask) in enumerate(scenes):
         maps = {name: rng.normal(size=(6, 7)).astype(np.float16) for name in ("coarse", "attention", "fused", "fine")}
         rows.append({"image": image, "truth": mask, "class_index": i, **maps})
-    figure = dense.cam_stages(rows, CLASSES)
+    figure = plots.cam_stages(rows, CLASSES)
     texts = check(figure)
     assert len(figure.axes) == 4 * 6 + 1 and {"coarse CAM", "attention CAM", "fine CAM", "elephant"} <= set(texts)
     drawn = pictures(figure)[1]
@@ -167,13 +187,13 @@ def test_cam_stages(scenes, rng):
 def test_cam_stages_takes_an_empty_map_and_a_class_that_is_not_there(scenes):
     image, mask = scenes[0]
     maps = dict.fromkeys(("coarse", "attention", "fused", "fine"), np.zeros((4, 4)))
-    check(dense.cam_stages([{"image": image, "truth": mask, "class_index": 5, **maps}], CLASSES))
+    check(plots.cam_stages([{"image": image, "truth": mask, "class_index": 5, **maps}], CLASSES))
 
 
 @pytest.mark.parametrize("layers, heads", [(2, 2), (8, 3), (12, 6)])
 def test_attention_gallery(scenes, rng, layers, heads):
     weights = rng.uniform(0.3, 0.7, (layers, heads))
-    figure = dense.attention_gallery(scenes[0][0], rng.random((layers, heads, 7, 6)), weights, "elephant")
+    figure = plots.attention_gallery(scenes[0][0], rng.random((layers, heads, 7, 6)), weights, "elephant")
     texts = check(figure)
     assert len(figure.axes) == layers * heads + 2
     assert f"{weights[1, 0]:.2f}" in texts and f"layer {layers}" in texts and f"head {heads}" in texts
@@ -188,7 +208,7 @@ def test_label_grid_colours_what_the_crf_changed(scenes):
     seed[20, 20] = 0  # fixed
     refined[25, 25] = 3  # broken
     seed[30, 30], refined[30, 30] = 0, 3  # wrong before and after
-    figure = dense.label_grid(
+    figure = plots.label_grid(
         [{"image": image, "seed": seed, "refined": refined, "truth": truth}] * 2, CLASSES, ["+9", "-9"]
     )
     assert {"+9", "-9", "fixed by CRF", "broken by CRF", "change", "elephant"} <= set(check(figure))
@@ -208,7 +228,7 @@ def test_clipped_pixels_colours_hits_false_alarms_and_misses(scenes, rng, monkey
     few = clipping_scores([row])
     assert few["wrong"][0] > 0 and few[["precision", "recall"]].isna().all(axis=None), "too few"
     monkeypatch.setattr("weaktr.evaluation.scores.FEW", 1)
-    figure = dense.clipped_pixels([row, {**row, "clipped": clipped & False, "label": truth}], CLASSES)
+    figure = plots.clipped_pixels([row, {**row, "clipped": clipped & False, "label": truth}], CLASSES)
     texts = check(figure)
     assert "precision 50%\nrecall 50%" in texts and "precision –\nrecall –" in texts
     scores = clipping_scores([row, {**row, "clipped": clipped & False, "label": truth}])
@@ -223,7 +243,7 @@ def test_clipped_pixels_colours_hits_false_alarms_and_misses(scenes, rng, monkey
 
 def test_best_typical_worst(scenes):
     rows = [dict(image=image, truth=mask, prediction=mask, iou=11.0 * i) for i, (image, mask) in enumerate(scenes)]
-    figure = dense.best_typical_worst({"best": rows[:3], "typical": rows[:2], "worst": rows[3:]}, CLASSES)
+    figure = plots.best_typical_worst({"best": rows[:3], "typical": rows[:2], "worst": rows[3:]}, CLASSES)
     texts = check(figure)
     assert {"best", "typical", "worst", "mIoU 33%"} <= set(texts)
     assert sum(text.startswith("mIoU") for text in texts) == 6
@@ -233,18 +253,18 @@ def test_best_typical_worst(scenes):
 @pytest.mark.parametrize("names", [CLASSES, VOC_CLASSES])
 def test_data_charts(rng, names):
     counts = pd.Series(rng.integers(1, 5000, len(names)), names)
-    figure = figures.per_class_bars(counts, "Images that show each class", "images")
+    figure = plots.per_class_bars(counts, "Images that show each class", "images")
     assert f"{counts.max():,}" in check(figure)
     np.testing.assert_array_equal([bar.get_width() for bar in figure.axes[0].patches], sorted(counts, reverse=True))
 
     matrix = np.full((len(names), len(names)), 10) + 30 * np.eye(len(names), dtype=int)
-    figure = figures.co_occurrence(matrix, names, "images of train (9)")
+    figure = plots.co_occurrence(matrix, names, "images of train (9)")
     assert check(figure).count("25") == len(names) * (len(names) - 1)
     assert np.isnan(np.diag(pictures(figure)[0].filled(np.nan))).all()
 
 
 def test_training_history(history):
-    figure = figures.training_history(history, "val (9)")
+    figure = plots.training_history(history, "val (9)")
     assert "mAP on val (9) (%)" in check(figure)
     texts = check(figure)
     losses, _, rate = figure.axes
@@ -252,17 +272,17 @@ def test_training_history(history):
     np.testing.assert_allclose(losses.lines[3].get_ydata(), history["loss_fine"])
     np.testing.assert_allclose(rate.lines[0].get_ydata(), history["lr"] * 1e3)
     history.loc[:5, "map_val"] = np.nan
-    assert len(figures.training_history(history, "val (9)").axes[1].lines[0].get_ydata()) == 2
+    assert len(plots.training_history(history, "val (9)").axes[1].lines[0].get_ydata()) == 2
 
 
 def test_training_history_of_one_epoch(history):
-    one = figures.training_history(history.iloc[:1], "val (9)")
+    one = plots.training_history(history.iloc[:1], "val (9)")
     assert "1" in check(one) and not any(text.startswith("0.9") for text in check(one))
 
 
 def test_per_class_bars():
     values = pd.Series([60.0, np.nan, 90.0], ["bear", "cat", "owl"])
-    figure = figures.per_class_bars(values, "AP by class", "AP (%)")
+    figure = plots.per_class_bars(values, "AP by class", "AP (%)")
     assert {"AP by class", "AP (%)", "mean 75.0", "absent", "90.0"} <= set(check(figure))
     ax = figure.axes[0]
     assert [bar.get_width() for bar in ax.patches] == [90, 60, 0]
@@ -272,19 +292,19 @@ def test_per_class_bars():
 @pytest.mark.parametrize("layers, heads", [(8, 3), (12, 6), (12, 1)])
 def test_head_weights(rng, layers, heads):
     weights = rng.uniform(0.3, 0.7, (layers, heads))
-    figure = figures.head_weights(weights, 0.02 * np.ones_like(weights), "9 images of val")
+    figure = plots.head_weights(weights, 0.02 * np.ones_like(weights), "9 images of val")
     assert {"layer", "head", "head 1"} <= set(check(figure))
     np.testing.assert_allclose(pictures(figure)[0], weights.T)
     np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), weights[:, 0])
     # weights that are nearly equal must look so in one of the panels, and be told apart in the other
     assert figure.axes[0].collections[0].get_clim() == (0, 1)
-    equal = figures.head_weights(0.9995 + 0.0005 * weights, 1e-4 * np.ones_like(weights), "val")
+    equal = plots.head_weights(0.9995 + 0.0005 * weights, 1e-4 * np.ones_like(weights), "val")
     assert {"0.9996", "0.9997", "0.9998", "0.9999"} & set(check(equal))
 
 
 def test_threshold_curve(curve):
     curve = curve.assign(false_positive=30 * (1 - curve["threshold"]), false_negative=30 * curve["threshold"])
-    figure = figures.threshold_curve(curve, "train (9 images)", 0.3, "Otsu on the CAMs", 0.4)
+    figure = plots.threshold_curve(curve, "train (9 images)", 0.3, "Otsu on the CAMs", 0.4)
     texts = check(figure)
     assert (
         "chosen, Otsu on the CAMs: t = 0.30, mIoU 59.0%" in texts
@@ -293,7 +313,7 @@ def test_threshold_curve(curve):
     np.testing.assert_allclose(figure.axes[0].lines[2].get_ydata(), curve["miou"])
     np.testing.assert_allclose(figure.axes[1].lines[-1].get_ydata(), curve["false_negative"])
     assert {"false positives", "false negatives", "Seed mIoU on train (9 images) (%)"} <= set(texts)
-    assert not any(text.startswith("best") for text in check(figures.threshold_curve(curve, "val", chosen=0.3)))
+    assert not any(text.startswith("best") for text in check(plots.threshold_curve(curve, "val", chosen=0.3)))
 
 
 @pytest.mark.parametrize(
@@ -301,16 +321,14 @@ def test_threshold_curve(curve):
 )
 def test_iou_comparison(rng, names, panels):
     table = pd.DataFrame(rng.uniform(40, 90, (len(names), 3)), names, ["seed", "after CRF", "retrained, multi-scale"])
-    figure = figures.iou_comparison(table)
+    figure = plots.iou_comparison(table)
     assert f"seed (mean {table['seed'].mean():.1f})" in check(figure) and len(figure.axes) == panels
     heights = [bar.get_height() for ax in figure.axes for bar in ax.containers[1]]
     np.testing.assert_allclose(heights, table["after CRF"])
 
 
 def test_crf_gain():
-    figure = figures.crf_gain(
-        pd.DataFrame({"before": [50.0, 60, 70, 80], "after": [55.0, 70, 65, 80]}), "val (4 images)"
-    )
+    figure = plots.crf_gain(pd.DataFrame({"before": [50.0, 60, 70, 80], "after": [55.0, 70, 65, 80]}), "val (4 images)")
     assert "Change by CRF on val (4 images)" in check(figure)
     assert {"helped: 2 (50%)", "harmed: 1 (25%)", "unchanged: 1 (25%)", "mean +2.5"} <= set(check(figure))
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), [[50, 55], [60, 70]])
@@ -328,7 +346,7 @@ def test_clipping_history(rng, length):
         history.loc[length - 2, ["clipped", "clipped_known", "clipped_wrong"]] = 0
     active = history["clipped"] > 0
     history = history.assign(known_active=history["known"] * active, wrong_active=history["wrong"] * active)
-    figure = figures.clipping_history(history, "train (9 images)", start_value=0.8)
+    figure = plots.clipping_history(history, "train (9 images)", start_value=0.8)
     assert {"start value 0.80", "epoch", "Share of clipped pixels"} <= set(check(figure)) and len(figure.axes) == 3
     precision, recall, base = (np.asarray(line.get_ydata()) for line in figure.axes[2].lines)
     assert np.isnan([part[: length // 2] for part in (precision, recall, base)]).all()
@@ -344,7 +362,7 @@ def test_confusion(names):
     matrix = np.diag(np.full(len(names), 300))
     matrix[0, 1] = 100
     matrix[2, 2] = 0  # a class that does not occur
-    figure = figures.confusion(matrix, names, "val (9 images), no CRF")
+    figure = plots.confusion(matrix, names, "val (9 images), no CRF")
     texts = check(figure)
     share = pictures(figure)[0]
     assert share[0, 0] == 75 and share[0, 1] == 25 and share[2].sum() == 0
@@ -357,12 +375,12 @@ def test_confusion(names):
 def test_size_against_iou(rng):
     size = np.exp(rng.uniform(-1, 3.5, 120))
     table = pd.DataFrame({"size": size, "iou": rng.uniform(0, 100, 120)})
-    figure = figures.size_against_iou(table, "val (120 images)")
+    figure = plots.size_against_iou(table, "val (120 images)")
     assert {"a class in an image", "mean of each sixth, by size"} <= set(check(figure))
     assert "IoU of each class in an image (%)\nval (120 images)" in check(figure)
     smallest = table.nsmallest(20, "size")["iou"].mean()
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata()[0], smallest)
-    check(figures.size_against_iou(table.iloc[:2], "val"))
+    check(plots.size_against_iou(table.iloc[:2], "val"))
 
 
 def test_stage_bars():
@@ -370,7 +388,7 @@ def test_stage_bars():
         "stage": ["raw CAM · train (2400)", "best t, oracle · train (2400)", "retrained, multi-scale · val (400)"],
         "value": [50.0, 52.0, 66.0], "list": ["train", "train", "val"], "oracle": [False, True, False],
     })  # fmt: skip
-    figure = figures.stage_bars(results)
+    figure = plots.stage_bars(results)
     assert {"66.0", "train", "val", "oracle: made or chosen with masks"} <= set(check(figure))
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == [50, 52, 66] and [bool(bar.get_hatch()) for bar in bars] == [
@@ -378,14 +396,14 @@ def test_stage_bars():
         True,
         False,
     ]
-    gap = figures.stage_bars(results.assign(value=[50.0, np.nan, 70.0]))
+    gap = plots.stage_bars(results.assign(value=[50.0, np.nan, 70.0]))
     assert [text.get_text() for text in gap.axes[0].texts] == ["50.0", "absent", "70.0"]
 
 
 def test_score_histogram_parts_background_and_objects():
     counts = np.zeros(1000)
     counts[100:110], counts[805:815] = 60, 20
-    figure = figures.score_histogram(counts, "9 images of train", 0.47, "Otsu of the CAMs, no mask")
+    figure = plots.score_histogram(counts, "9 images of train", 0.47, "Otsu of the CAMs, no mask")
     assert "chosen, Otsu of the CAMs, no mask: t = 0.47" in check(figure)
     heights = {round(bar.get_x(), 2): bar.get_height() for bar in figure.axes[0].patches if bar.get_height()}
     assert heights == pytest.approx({0.1: 75, 0.8: 25})
@@ -394,11 +412,11 @@ def test_score_histogram_parts_background_and_objects():
 
 def test_curves_name_the_best_of_each():
     table = pd.DataFrame({"coarse": [10.0, 30.0, 20.0], "fine": [15.0, 35.0, 45.0]}, index=[0.1, 0.2, 0.3])
-    figure = figures.curves(table, "background score", "Seed mIoU (%)")
+    figure = plots.curves(table, "background score", "Seed mIoU (%)")
     assert {"coarse: best 30.0 at 0.20", "fine: best 45.0 at 0.30", "background score"} <= set(check(figure))
     np.testing.assert_array_equal(figure.axes[0].lines[2].get_ydata(), table["fine"])
     many = pd.DataFrame(np.random.default_rng(0).random((50, 6)), columns=list("abcdef"))
-    lines = figures.curves(many, "x", "y").axes[0].lines[::2]
+    lines = plots.curves(many, "x", "y").axes[0].lines[::2]
     assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 6, "told apart without colour"
 
 
@@ -406,7 +424,7 @@ def test_seed_view_shows_the_seed_of_all_classes(scenes):
     image, mask = scenes[0]
     cams = {c: (mask == c + 1) * 0.8 for c in range(len(CLASSES)) if (mask == c + 1).any()}
     first = next(iter(cams))
-    figure = dense.seed_view(image, cams, first, 0.5, CLASSES)
+    figure = plots.seed_view(image, cams, first, 0.5, CLASSES)
     assert {f"CAM of {CLASSES[first]}", "seed at 0.50", "background"} <= set(check(figure))
     seed = figure.axes[2].images[0].get_array()
-    np.testing.assert_array_equal(seed, dense.colour_mask(np.where(mask == 255, 0, mask).astype(np.uint8)))
+    np.testing.assert_array_equal(seed, plots.colour_mask(np.where(mask == 255, 0, mask).astype(np.uint8)))

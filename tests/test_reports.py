@@ -10,10 +10,10 @@ import pytest
 from test_plots import check
 from test_runs import PARAMETERS, write_notebook
 
+from weaktr import plots
 from weaktr.__main__ import main
 from weaktr.files import ASSETS
-from weaktr.plots import dense, paper
-from weaktr.plots.figures import GREY
+from weaktr.plots.style import GREY
 from weaktr.sweeps import tables
 from weaktr.workbench import keys, presets, published, reports, runner
 from weaktr.workbench.published import PUBLISHED_MASK as MASK
@@ -218,7 +218,7 @@ def test_docstrings_say_the_published_numbers(preset):
 def test_published_scatter_shows_every_method_once():
     table = pd.read_csv(ASSETS / "published_miou.csv")
     both = table.dropna(subset=["voc12_val", "coco14_val"])
-    figure = paper.published(table)
+    figure = plots.published(table)
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(map(int, numbers)) == list(range(1, len(both) + 1))
     assert sum("WeakTr" in text.get_text() for text in figure.axes[1].texts) == 4
@@ -248,7 +248,7 @@ def test_sweep_figure_hollows_what_could_be_chance():
     )  # fmt: skip
     table = pd.DataFrame({"variant": ["a", "b", "c"], "measure": "mask", "value": [60.0, 61.0, 70.0], "list": "val",
                           "list_size": 9})  # fmt: skip
-    ax, differences = paper.sweep(found, table, "Title").axes
+    ax, differences = plots.sweep(found, table, "Title").axes
     dots = [[line for line in one.lines if line.get_marker() == "o"] for one in (ax, differences)]
     hollow = [[dot.get_markerfacecolor() == "white" for dot in line] for line in dots]
     assert hollow == [[False, True, False], [True, False]]
@@ -256,14 +256,14 @@ def test_sweep_figure_hollows_what_could_be_chance():
     assert "val (9 images) · 3 random seeds" in ax.get_xlabel()
     assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0", "70.0 ± 1.0"]
     assert [text.get_text() for text in differences.texts] == ["", "+1.0", "+10.0"]
-    (narrow,) = paper.sweep(found, table, "Title", dense.COLUMN).axes
+    (narrow,) = plots.sweep(found, table, "Title", plots.COLUMN).axes
     assert [text.get_text() for text in narrow.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
-    (alone,) = paper.sweep(found.assign(difference=np.nan), table, "Title").axes
+    (alone,) = plots.sweep(found.assign(difference=np.nan), table, "Title").axes
     grey = [line.get_color() == GREY for line in alone.lines if line.get_marker() == "o"]
     assert grey == [False, True, True], "only a baseline needs nothing to be compared with"
     found["runs"], found["oracle"], table["list"] = [3, 2, 3], True, "train_aug:1000"
     found["variant"] = table["variant"] = ["on oracle_noise=0.0", "refined attention", "c"]
-    for width in (dense.WIDTH, dense.COLUMN):
-        figure = paper.sweep(found, table, "What a pixel's loss is held against", width)
+    for width in (plots.WIDTH, plots.COLUMN):
+        figure = plots.sweep(found, table, "What a pixel's loss is held against", width)
         assert "2–3 random seeds · oracle" in " · ".join(check(figure)).replace("\n", " · ")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
