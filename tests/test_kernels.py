@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from types import SimpleNamespace
 
 import nbformat
@@ -16,17 +17,24 @@ from test_runs import PARAMETERS, write_notebook
 from weaktr import errors, files
 from weaktr.workbench import kernels, runner
 
-SAY = """import json, os, sys
+SAY = """import json, multiprocessing, os, sys
 order = list(sys.modules)
 loaded = "torch" in order, "timm" in order[: order.index("weaktr.workbench.stage")]
-import torch
+import numpy, torch
+from weaktr.processes import spawned
+with spawned(1) as pool:
+    child = pool.submit(os.getpid).result()
 facts = {"pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "folder": os.getcwd(), "loaded": loaded,
-         "variable": os.environ.get("WEAKTR_TEST"), "spin": os.environ.get("GOMP_SPINCOUNT"),
-         "backend": __import__("matplotlib").get_backend()}
+         "variable": os.environ.get("WEAKTR_TEST"), "spin": os.environ.get("GOMP_SPINCOUNT"), "child": child,
+         "backend": __import__("matplotlib").get_backend(), "unseeded": numpy.random.rand()}
 (stage.folder / "facts.json").write_text(json.dumps(facts))
 stage.finish([])
 import matplotlib.pyplot as plt
 plt.figure(figsize=(1, 1)).subplots()"""
+WAIT = """import os, time
+(stage.folder / 'pids').write_text(f'{os.getpid()} {os.getppid()}')
+time.sleep(100)"""
+FORKED = pytest.mark.skipif(not kernels.FORKS, reason="kernels are not forked on this system")
 
 
 @pytest.fixture
@@ -41,6 +49,44 @@ def start(tmp_path):
     return once
 
 
+@pytest.fixture
+def nothing_loaded(monkeypatch):
+    """Kernels of the test come from a process of their own, in which nothing slow is loaded."""
+    monkeypatch.setattr(kernels, "LOADED", kernels.LOADED[:1])
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A process that runs a notebook whose only cell says which its processes are, then waits → process, said."""
+    write_notebook(tmp_path, "01_wait", PARAMETERS, WAIT)
+    code = (
+        "from pathlib import Path; from weaktr.workbench import kernels, runner\n"
+        "kernels.LOADED = kernels.LOADED[:1]\n"
+        f"runner.run({{}}, {str(tmp_path / 'run')!r}, notebooks=Path({str(tmp_path)!r}))"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    yield process, tmp_path / "run" / "01_wait" / "pids"
+    process.kill()
+    process.communicate()
+
+
+def until(condition, seconds=100):
+    """Waits for a condition; fails where it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def gone(pid):
+    """Whether a process has ended, if only as a zombie that nobody has waited for."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def pictures(path):
     """How many PNG images the cells of an executed notebook show."""
     cells = nbformat.read(path, nbformat.NO_CONVERT).cells
@@ -48,23 +94,27 @@ def pictures(path):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.mark.skipif(not kernels.FORKS, reason="kernels are not forked on this system")
+@FORKED
 def test_kernels_are_forked_from_a_process_that_has_loaded_what_is_slow(start, monkeypatch, tmp_path):
     monkeypatch.setenv("WEAKTR_TEST", "first")
     first = start("first")
     monkeypatch.setenv("WEAKTR_TEST", "second")
     second = start("second")
     assert pictures(tmp_path / "second" / "01_say" / "notebook.ipynb") == 1, "what a cell leaves open is shown"
-    assert first.parent == second.parent == kernels.SERVERS[os.getpid()].pid
+    assert first.parent == second.parent != os.getpid()
+    assert psutil.Process(first.parent).ppid() == os.getpid()
     assert first.pid != second.pid and not psutil.pid_exists(first.pid)
     assert (first.variable, second.variable) == ("first", "second"), "each has the environment of its own start"
+    assert first.unseeded != second.unseeded
     for one in (first, second):
         assert one.loaded == [True, True], "torch is there; weaktr comes from its files as they are now"
         assert one.session == one.pid and one.folder == str(files.ROOT)
         assert one.spin == "100000" and "inline" in one.backend
+        assert one.child not in (one.pid, one.parent)
+    assert "GOMP_SPINCOUNT" not in os.environ, "it is the kernels' alone"
 
-    kernels.SERVERS[os.getpid()].kill()
-    kernels.SERVERS[os.getpid()].wait()
+    os.kill(first.parent, signal.SIGKILL)
+    until(lambda: gone(first.parent))
     third = start("third")
     assert third.parent not in (first.parent, os.getpid()), "a process that was killed is replaced"
 
@@ -76,29 +126,71 @@ def test_a_kernel_starts_from_nothing_where_forks_are_not_safe(start, monkeypatc
     assert found.loaded == [False, False] and found.spin == "100000" and "inline" in found.backend
 
 
-@pytest.mark.skipif(not kernels.FORKS, reason="kernels are not forked on this system")
-def test_a_process_that_cannot_fork_says_so(monkeypatch, capfd):
-    monkeypatch.setattr(kernels, "SERVERS", {})
+@FORKED
+def test_a_process_that_cannot_fork_says_so(nothing_loaded, monkeypatch, capfd):
     monkeypatch.setattr(kernels, "ENVIRONMENT", {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"})
     with pytest.raises(errors.RunError, match="its message is above"):
-        kernels.fork([], {}, "/")
+        kernels.ForkedKernel([], {}, "/")
     assert "encodings" in capfd.readouterr().err
 
 
-def test_kernels_end_with_the_process_that_runs_them(tmp_path):
-    wait = "import os, time\n(stage.folder / 'pids').write_text(f'{os.getpid()} {os.getppid()}')\ntime.sleep(100)"
-    write_notebook(tmp_path, "01_wait", PARAMETERS, wait)
-    code = (
-        f"from pathlib import Path; from weaktr.workbench import runner; runner.run({{}}, {str(tmp_path / 'run')!r}, "
+@FORKED
+def test_a_killed_kernel_is_noticed_and_leaves_no_zombie(nothing_loaded, tmp_path):
+    write_notebook(tmp_path, "01_die", PARAMETERS, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(errors.RunError, match="its process was killed, most often for lack of memory"):
+        runner.run({}, tmp_path / "run", notebooks=tmp_path)
+    assert all(not gone(process.pid) for process in psutil.Process().children(recursive=True))
+
+
+@FORKED
+def test_a_kernel_does_not_outlive_the_process_that_forked_it(running):
+    """Nobody would see its end, and it would go on writing into its stage's folder."""
+    process, said = running
+    until(lambda: said.exists() and said.read_text())
+    kernel, server = map(int, said.read_text().split())
+    os.kill(server, signal.SIGKILL)
+    assert "its process was killed" in process.communicate(timeout=60)[1]
+    until(lambda: gone(kernel))
+
+
+@FORKED
+@pytest.mark.parametrize("loading", [True, False])
+def test_ctrl_c_reaches_only_the_process_that_runs_the_notebook(running, loading):
+    """A terminal sends it to the whole group of processes, of which the one that forks kernels may still load."""
+    process, said = running
+    ours = psutil.Process(process.pid)
+    until(lambda: any("forkserver" in " ".join(child.cmdline()) for child in ours.children()))
+    if not loading:
+        until(lambda: said.exists() and said.read_text())
+    others = ours.children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, message = process.communicate(timeout=100)
+    assert "KeyboardInterrupt" in message and process.returncode != 0
+    assert 'File "<string>", line 1,' not in message, "the traceback of a process that is not ours, which begins there"
+    assert loading or "RunError: 01_wait interrupted; the same command continues there" in message
+    until(lambda: all(gone(one.pid) for one in others))
+
+
+@FORKED
+def test_a_script_needs_no_guard_and_is_not_run_again(tmp_path):
+    """Other processes of the standard library's fork server import the script that starts them."""
+    write_notebook(tmp_path, "01_count", PARAMETERS, "stage.finish([])")
+    (tmp_path / "script.py").write_text(
+        "import pathlib, sys; from weaktr.workbench import kernels, runner\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "with open(place / 'runs.txt', 'a') as file:\n    file.write('once ')\n"
+        "kernels.LOADED = kernels.LOADED[:1]\n"
+        "runner.run({}, place / 'run', notebooks=place)\n"
     )
-    running = subprocess.Popen([sys.executable, "-c", code + f"notebooks=Path({str(tmp_path)!r}))"])
-    said, until = tmp_path / "run" / "01_wait" / "pids", time.monotonic() + 100
-    while not (said.exists() and said.read_text()) and time.monotonic() < until:
-        time.sleep(0.1)
+    subprocess.run([sys.executable, tmp_path / "script.py", tmp_path], cwd=files.ROOT, check=True)
+    assert (tmp_path / "runs.txt").read_text() == "once "
+
+
+def test_kernels_end_with_the_process_that_runs_them(running):
+    process, said = running
+    until(lambda: said.exists() and said.read_text())
     pids = [int(pid) for pid in said.read_text().split()]
-    assert all(map(psutil.pid_exists, pids))
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(map(psutil.pid_exists, pids))
+    assert not any(map(gone, pids))
+    process.kill()
+    process.wait()
+    until(lambda: all(map(gone, pids)))

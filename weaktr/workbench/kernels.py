@@ -1,153 +1,182 @@
 """Kernels for the notebooks of a run, forked from a process that has loaded torch, timm and seaborn already.
 
-Loading these is nine tenths of a kernel's start, and a run starts five. A single stage that needs none pays for it.
+Loading these is nine tenths of a kernel's start. Two notebooks that do no more than that take 10 s of CPU time with
+forked kernels and 21 s with kernels that start cold. The standard library's fork server does it as fast as one of our
+own with pipes did. A run of a single stage that needs nothing of all this pays for it once.
+
+A fork has the environment of its own start, imports weaktr from its files as they are then, is in a session of its own
+and ends with the process that runs its notebook, however that ends.
 """
 
-import atexit
 import contextlib
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from multiprocessing import resource_tracker
+import threading
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import psutil
+import numpy as np
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
 from ..errors import RunError
 from .stage import RUNNER
 
-LOADED = ("ipykernel.kernelapp", "seaborn", "sklearn.metrics", "timm")  # not the inline backend: it wants a shell
-FORKS = sys.platform == "linux"  # elsewhere libraries do not bear a fork; kernels start from nothing there
+# Not the inline backend, which wants a shell. Each kernel would load the debugger, which nobody uses: 0.14 of 0.31 s.
+LOADED = ("ipykernel.kernelapp", "ipykernel.debugger", "seaborn", "sklearn.metrics", "timm")
+FORKS = sys.platform == "linux"  # elsewhere libraries are not fork-safe; kernels start cold there
 ENVIRONMENT = {
     # Also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
     "GOMP_SPINCOUNT": "100000",
+    # The debugger warns of frozen modules, in which it finds no breakpoints.
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
-SERVERS = {}  # process that runs notebooks: the one that forks its kernels
 
 
-def kernel_manager(notebooks, sockets):
+def kernel_manager(notebooks: Path, sockets: str) -> type[AsyncKernelManager]:
     """A kernel manager class for the interpreter that runs now, whatever kernels are installed for the user.
 
-    notebooks: the folder that kernels learn their notebook's parameters from; sockets: an empty folder for theirs.
+    Args:
+        notebooks: The folder from which kernels learn their notebook's parameters.
+        sockets: An empty folder for the kernels' sockets.
     """
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-    from jupyter_client.provisioning import LocalProvisioner
 
-    class Forked(LocalProvisioner):
-        async def launch_kernel(self, cmd, *, env, cwd=None, **given):
-            self.process = fork(cmd[cmd.index("-f") :], dict(env), str(cwd or os.getcwd()))
-            self.pid = self.pgid = self.process.pid
-            return self.connection_info
-
-    class OwnKernelManager(AsyncKernelManager):
+    class RunKernelManager(AsyncKernelManager):
         # Only a kernel's critical log: what a cell raises is reported once, by us.
         kernel_spec = KernelSpec(
             **get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}}
         )
         if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
-            transport, ip = "ipc", f"{sockets}/kernel"
+            transport = "ipc"
+            ip = f"{sockets}/kernel"
 
-        async def start_kernel(self, **given):
-            """What processes of the kernel print reaches us as the notebook's output, and no second time."""
+        async def start_kernel(self, **options: Any) -> None:
+            """Start the kernel; what its processes print reaches us as the notebook's output, and not a second time."""
             if FORKS:
-                self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
-            await super().start_kernel(stdout=subprocess.DEVNULL, **given)
+                self.provisioner = Forking(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+            await super().start_kernel(stdout=subprocess.DEVNULL, **options)
 
-    return OwnKernelManager
+    return RunKernelManager
 
 
-class Kernel(psutil.Process):
-    """A forked kernel, with what jupyter_client asks of a `subprocess.Popen`."""
+class Forking(LocalProvisioner):
+    """Starts a kernel as a fork; signals, waiting and the end are those of any local process."""
+
+    async def launch_kernel(self, cmd: list[str], *, env: dict, cwd: str | None = None, **options: Any) -> dict:
+        """Fork a kernel that takes the arguments of the command `cmd` → how to connect to it."""
+        arguments = cmd[cmd.index("-f") :]
+        self.process = ForkedKernel(arguments, dict(env), str(cwd or os.getcwd()))
+        self.pid = self.process.pid
+        self.pgid = self.process.pid
+        return self.connection_info
+
+
+class ForkedKernel:
+    """A kernel forked from the loaded process, with what jupyter_client asks of a `subprocess.Popen`."""
 
     stdin = stdout = stderr = None
 
-    def poll(self):
-        """None while it runs, then 0."""
-        return None if self.is_running() else 0
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: str):
+        """Raises RunError where no process can be forked."""
+        warm_up()
+        # Daemonic, so that it is terminated, not waited for, when this process ends while the kernel still runs.
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=become_kernel, args=(arguments, environment, folder), daemon=True)
+        try:
+            with _no_main_module():
+                self._process.start()
+        except (EOFError, ConnectionError) as error:
+            raise RunError("the process that starts kernels ended at its own start; its message is above") from error
+        self.pid = self._process.pid
 
-    def send_signal(self, sig):
+    def poll(self) -> int | None:
+        """None while it runs, then its exit status."""
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        """Wait for its end → its exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
         """Send a signal, to nobody if the kernel has ended."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            super().send_signal(sig)
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
-def load():
-    """The process that forks this one's kernels, started if there is none: it loads while a run's data are checked.
+def warm_up() -> None:
+    """Start the process that forks this one's kernels, if there is none: it loads while a run's data are checked.
 
-    How many threads OpenMP has is read when libraries are loaded: the environment of now decides for all kernels.
+    OpenMP and malloc read their variables when a process starts: the environment of now counts for all kernels. A run
+    that is refused meanwhile leaves the process behind for the seconds that it still loads.
     """
-    server = SERVERS.get(os.getpid())
-    if server is None or server.poll() is not None:
-        server = SERVERS[os.getpid()] = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | ENVIRONMENT,
-            start_new_session=True,  # Ctrl-C is for us alone
-        )
-        atexit.register(server.kill)  # also while it loads, for a run that was refused
-    return server
+    if not FORKS:
+        return
+    resource_tracker.ensure_running()  # by itself, as it ends with letting Ctrl-C through
+    with _inherited():
+        forkserver.set_forkserver_preload(list(LOADED))
+        forkserver.ensure_running()
 
 
-def fork(*request):
-    """A new Kernel with command line arguments, environment and folder. Raises RunError where none can be started."""
-    server = load()
+@contextlib.contextmanager
+def _inherited() -> Iterator[None]:
+    """ENVIRONMENT set and Ctrl-C held back, for a process started meanwhile: Ctrl-C at the terminal is for us alone."""
+    environment = dict(os.environ)
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(ENVIRONMENT)
     try:
-        with contextlib.suppress(BrokenPipeError):
-            server.stdin.write(json.dumps(request) + "\n")
-            server.stdin.flush()
-        answer = server.stdout.readline()
-    except BaseException:  # its answer, not read, would be taken for the next one's
-        SERVERS.pop(os.getpid()).kill()
-        raise
-    with contextlib.suppress(ValueError, psutil.NoSuchProcess):
-        return Kernel(int(answer))
-    raise RunError("the process that starts kernels, or the kernel, ended at its start; its message is above")
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def _serve():
-    """Fork a kernel for every line of input and answer with its process id, until whoever asks is gone."""
-    asking = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a sweep that is interrupted tells all processes below it
-    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # for ipykernel, when it is loaded: kernels end when we do
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for module in LOADED:
-        __import__(module)
-    resource_tracker.ensure_running()  # for all kernels: ipykernel waits three seconds for a child that will not end
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no ended kernel stays in the table of processes
-    while (line := sys.stdin.readline()) and os.getppid() == asking:
-        if child := os.fork():
-            with contextlib.suppress(BrokenPipeError):
-                print(child, file=answers, flush=True)
-        else:
-            _become_kernel(*json.loads(line))
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Hide the script that runs now from a kernel started meanwhile, which would run it up to its `__main__` guard."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
-def _become_kernel(arguments, environment, folder):
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """In a process just forked: a session, environment and folder of its own, then a kernel until it is shut down."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `_inherited` had blocked
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for stream in (0, 1):
-        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "weaktr"]:
-        del sys.modules[name]  # the kernel takes its code from the files as they are now
-    sys.modules["numpy"].random.seed()  # what nobody seeds is not to be the same in all kernels
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what its processes print reaches us as the notebook's output
+    multiprocessing.current_process().daemon = False  # it may have children: loaders, and workers of the CRF
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    np.random.seed()  # noqa: NPY002 - reseed, or all kernels would draw the same unseeded numbers
 
     from ipykernel.kernelapp import launch_new_instance
 
-    launch_new_instance(arguments)
-    os._exit(0)  # not back into the loop that forked us
+    # The process that forked it is polled, too: without it nobody would see this one end.
+    launch_new_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+    os._exit(0)
 
 
-if __name__ == "__main__":
-    _serve()
+def _end_with_parent() -> None:
+    """End this kernel when the process that runs its notebook has ended, however it did."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

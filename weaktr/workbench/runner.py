@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import ParameterError, RunError, UserError, near
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
-from .kernels import FORKS, kernel_manager, load
+from .kernels import kernel_manager, warm_up
 from .keys import code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .parameters import NOTEBOOKS, catalogue, check_parameters
 from .published import as_published, published
@@ -67,8 +67,8 @@ def run(parameters, run_folder, *, stages=None, force=False, preset="", notebook
         direct = _inputs(Path(notebooks) / f"{name}.ipynb", sources)
         sources[name] = set(direct).union(*(sources[other] for other in direct))
     pending = [name for name in selected if force or not this.up_to_date(name)]
-    if FORKS and pending:
-        load()
+    if pending:
+        warm_up()
     if check and "dataset" in values:
         from .checks import check_run
 
