@@ -68,7 +68,7 @@ def _renumber(mask: NDArray[np.uint8], old: Sequence[int], new: Sequence[int], w
 
 
 def image_number(image_id: str) -> str:
-    """What the spellings of an image's id have in common: its 12 digits. Another name is the image's only one."""
+    """What the spellings of an image's id have in common: its 12 digits; a name of another form as it is."""
     spelt = SPELT.fullmatch(image_id)
     return spelt[2] if spelt else image_id
 
@@ -81,10 +81,7 @@ def spellings(image_id: str) -> list[str]:
 
 
 def _find(folders: Sequence[Path], image_id: str, ending: str) -> Path:
-    """The file of an image; where it is there in several spellings, the one that is spelt as the id.
-
-    Where there is none: where it would lie in the first folder, spelt as the id.
-    """
+    """The file of an image in any spelling, that of the id first; without a file, the id's path in the first folder."""
     for name in spellings(image_id):
         for folder in folders:
             path = folder / f"{name}{ending}"
