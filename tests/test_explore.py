@@ -37,15 +37,15 @@ def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
     monkeypatch.setenv("WEAKTR_RUNNER", "notebooks")
     monkeypatch.setattr("ipywidgets.VBox", None)
     shown = [
-        explorer.interactive(render, image=["a", "b"], threshold=[0.4, 0.1]),
-        explorer.interactive(render, cam={"a · cat": ("a", 0), "a · owl": ("a", 1)}, layer={"1": 0, "2": 1}),
+        explorer.explore(render, image=["a", "b"], threshold=[0.4, 0.1]),
+        explorer.explore(render, cam={"a · cat": ("a", 0), "a · owl": ("a", 1)}, layer={"1": 0, "2": 1}),
     ]
     assert all(isinstance(picture, Image) and picture.data.startswith(b"\x89PNG") for picture in shown)
     assert render.calls == [("a", 0.4), (("a", 0), 0)]
 
 
 def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
-    box = explorer.interactive(render, image=["a", "b"], threshold=[0.4, 0.1, 0.7, 0.4])
+    box = explorer.explore(render, image=["a", "b"], threshold=[0.4, 0.1, 0.7, 0.4])
     moving = controls(box)
     assert [value for _, value in moving["threshold"].options] == [0.1, 0.4, 0.7]
     assert not moving["threshold"].continuous_update
@@ -55,9 +55,7 @@ def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, r
 
 
 def test_choices_with_labels_give_their_values(person, render):
-    moving = controls(
-        explorer.interactive(render, cam={"a · cat": ("a", 0), "b · owl": ("b", 1)}, layer={"1": 0, "2": 1})
-    )
+    moving = controls(explorer.explore(render, cam={"a · cat": ("a", 0), "b · owl": ("b", 1)}, layer={"1": 0, "2": 1}))
     assert [label for label, _ in moving["cam"].options] == ["a · cat", "b · owl"]
     assert [label for label, _ in moving["layer"].options] == ["1", "2"]
     moving["cam"].value = ("b", 1)
@@ -66,7 +64,7 @@ def test_choices_with_labels_give_their_values(person, render):
 
 
 def test_figures_are_closed_after_drawing(person):
-    explorer.interactive(lambda value: plt.figure(figsize=(1, 1)), value=[1, 2])
+    explorer.explore(lambda value: plt.figure(figsize=(1, 1)), value=[1, 2])
     assert not plt.get_fignums()
 
 
@@ -75,9 +73,9 @@ def test_errors_of_the_render_function_are_not_swallowed(person):
         raise RuntimeError("no such image")
 
     with pytest.raises(RuntimeError, match="no such image"):
-        explorer.interactive(broken, value=[1])
+        explorer.explore(broken, value=[1])
 
 
 def test_no_choice_is_refused(render):
     with pytest.raises(ValueError, match="image: nothing to choose from"):
-        explorer.interactive(render, image=[])
+        explorer.explore(render, image=[])

@@ -415,6 +415,15 @@ def test_interruption_says_how_to_continue(notebooks, tmp_path):
     assert json.loads((tmp_path / "run/01_first/manifest.json").read_text())["key"]
 
 
+def test_papermill_is_imported_without_what_it_does_not_need():
+    code = (
+        "import importlib.util, sys; from weaktr.workbench.runner import import_papermill\n"
+        "assert import_papermill().execute_notebook and 'rfc3987_syntax' not in sys.modules\n"
+        "assert importlib.util.find_spec('rfc3987_syntax'), 'it is as installed as before'"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=files.ROOT, check=True)
+
+
 # --- in a notebook that a person steps through
 
 
@@ -516,6 +525,25 @@ def test_a_stage_is_not_current_when_one_before_it_is_not(go, notebooks, tmp_pat
     go({"lr": 0.2}, stages=["01"])
     table = capfd.readouterr().out.partition("Results in")[2]
     assert "01_first" in table and "02_second" not in table and "03_third" not in table
+
+
+def test_a_stage_needs_all_stages_before_it(notebooks, go):
+    """Its key covers them, whether its notebook reads them or not."""
+    write_notebook(notebooks, "02_second", PARAMETERS + "t: float = 0.5  # threshold\n", f"stage.finish([{RECORD}])")
+    with pytest.raises(UserError, match="01_first: needed by 02_second, but is not finished; add 01 to --stages"):
+        go(stages=["02"])
+
+
+def test_a_notebook_that_sums_up_sweeps_needs_no_stage_and_always_runs(notebooks, go, tmp_path, capfd):
+    count = 'with open(stage.folder.parent / "ran.txt", "a") as file:\n    file.write("ran\\n")'
+    parameters = PARAMETERS + "sweeps: list = []  # files\n"
+    write_notebook(notebooks, "03_sums_up", parameters, count, f"stage.finish([{RECORD}])")
+    for _ in range(2):
+        go(stages=["03"])
+        assert "03_sums_up" in capfd.readouterr().out.partition("Results in")[2]
+    assert (tmp_path / "run/ran.txt").read_text() == "ran\nran\n"
+    with FileLock(tmp_path / "run/.run.lock"), pytest.raises(UserError, match="another run is at work there"):
+        go(stages=["03"])
 
 
 def test_a_copy_of_a_stage_counts_in_another_run(go, notebooks, tmp_path, capfd):
@@ -735,6 +763,35 @@ def test_every_command_can_show_where_it_failed(capsys):
     assert "Traceback" not in capsys.readouterr().err
     assert main(["compare", "no/such/run", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_entry_point_and_the_module_are_one_program():
+    for start in (["-m", "weaktr"], ["-c", "from weaktr.__main__ import console; console()"]):
+        command = [sys.executable, *start, "run", "--preset", "dmo"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=files.ROOT, check=False)
+        assert done.returncode == 2 and done.stderr.startswith("weaktr: unknown preset 'dmo', did you mean demo?")
+
+
+def test_help_names_the_program(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "check", "--help"])
+    assert capsys.readouterr().out.startswith("usage: weaktr data check ")
+
+
+def test_environment_says_what_a_bug_report_needs(capsys):
+    assert main(["environment"]) == 0
+    text = capsys.readouterr().out
+    names = ("git commit", "versions python", "versions torch", "hardware cpu", "hardware memory_gb")
+    assert all(re.search(rf"^{name} +\S", text, re.M) for name in names)
+
+
+def test_a_sweep_is_planned_and_not_started(tmp_path, capsys):
+    measure = "[[measure]]\nlabel = 'mAP'\nstage = '01_cam_training'\nmetric = 'mAP'\n"
+    (tmp_path / "dry.toml").write_text(f"preset = 'smoke'\nstages = ['01']\nseeds = [1, 2]\n{measure}")
+    assert main(["sweep", str(tmp_path / "dry.toml"), "--dry-run", "--jobs", "2"]) == 0
+    plan, *table = capsys.readouterr().out.splitlines()[-4:]
+    assert plan.startswith("2 runs, 0 done already; 2 stages to compute; ") and plan.endswith("with 2 jobs")
+    assert [row.split()[-1] for row in table] == ["do", "01_cam_training", "01_cam_training"]
 
 
 def test_presets_are_listed_without_torch():

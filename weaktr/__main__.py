@@ -1,28 +1,48 @@
-"""The command line: python -m weaktr run, sweep, compare, report, figures, import, data, presets, parameters."""
+"""The command line `weaktr`, or `python -m weaktr`: parsing and printing only.
+
+Commands import what they need when they run, so that the short ones do not wait for torch.
+"""
 
 import argparse
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .errors import ParameterError, RunError, UserError
+from .files import resolve
 from .workbench import presets
-from .workbench import runner as runs
 from .workbench.parameters import NOTEBOOKS, catalogue
 from .workbench.text import aligned
 
 
-def main(arguments=None):
-    """Runs the command line and returns its exit status: 0, 1 for a run that failed, 2 for input it cannot use."""
+def console() -> None:
+    """The entry point: runs the command line and exits with its status."""
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also behind nohup and &, and when a cluster ends the job
+        signal.signal(ending, signal.default_int_handler)
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; those of this process by default.
+
+    Returns:
+        The exit status: 0, 1 for a run that failed, 2 for input that cannot be used.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
     except Exception as error:
         if options.debug:
             traceback.print_exception(error)
-        known = isinstance(error, (UserError, RunError))
-        text = error if known else f"{type(error).__name__}: {error}\n  --debug shows where"
+        text = str(error)
+        if not isinstance(error, UserError | RunError):
+            text = f"{type(error).__name__}: {error}\n  --debug shows where"
         print(f"weaktr: {text}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
@@ -31,23 +51,61 @@ def main(arguments=None):
     return 0
 
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="python -m weaktr", description="Weakly supervised segmentation with WeakTr.")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="weaktr", description="Weakly supervised segmentation with WeakTr.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    _add_run(commands)
+    _add_sweep(commands)
+    _add_results(commands)
+    _add_import(commands)
+    _add_data(commands)
+    _add_listings(commands)
+    return parser
 
-    def add(name, command, what, to=commands):
-        added = to.add_parser(name, help=what)
-        added.set_defaults(command=command)
-        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return added
 
-    run = add("run", _run, "execute the notebooks of a run, skipping what is up to date")
+def _add(commands: Any, name: str, command: Callable[[argparse.Namespace], None], what: str) -> argparse.ArgumentParser:
+    """The parser of a new command: `command` is called with its options, `what` is its line of help."""
+    added = commands.add_parser(name, help=what)
+    added.set_defaults(command=command)
+    added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return added
+
+
+# ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _add_run(commands: Any) -> None:
+    run = _add(commands, "run", _run, "execute the notebooks of a run, skipping what is up to date")
     run.add_argument("--preset", default="demo", help="a name that `presets` lists (default: demo)")
     run.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="override a parameter")
     run.add_argument("--run-folder", metavar="FOLDER", help="default: papermill_runs/<preset>")
     run.add_argument("--stages", nargs="+", metavar="NN", help="only these, by number or name")
     run.add_argument("--force", action="store_true", help="run also what is up to date")
-    sweep = add("sweep", _sweep, "run sweeps: many runs out of small TOML files, in parallel")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .workbench import runner
+
+    preset = presets.get(options.preset)
+    given = _assignments(options.set)
+    if options.run_folder and "run_folder" in given:
+        raise ParameterError(f"--run-folder {options.run_folder}, run_folder={given['run_folder']}: give one of them")
+    folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
+    runner.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as {name: value}."""
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ParameterError(f"--set {text!r}: write it as name=value")
+        given[name] = value
+    return given
+
+
+# ── sweep ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _add_sweep(commands: Any) -> None:
+    sweep = _add(commands, "sweep", _sweep, "run sweeps: many runs out of small TOML files, in parallel")
     sweep.add_argument("files", nargs="+", metavar="FILE", help="as in sweeps/")
     sweep.add_argument("--dry-run", action="store_true", help="print the plan and an estimate, start nothing")
     sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (one per GPU, or two cores)")
@@ -56,125 +114,137 @@ def _parser():
     sweep.add_argument("--gpus", type=int, default=1, metavar="N", help="per Slurm job")
     sweep.add_argument("--cpus", type=int, default=8, metavar="N", help="per Slurm job")
     sweep.add_argument("--minutes", type=int, default=1440, metavar="N", help="limit of a Slurm job")
-    compare = add("compare", _compare, "parameters and metrics of finished runs side by side")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    report = add("report", _report, "a run as one HTML page that needs no network")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    figures = add("figures", _figures, "copy all figures and tables of a run into one folder")
-    figures.add_argument("run", metavar="RUN", help="a run's folder")
-    figures.add_argument("target", nargs="?", default="figures", metavar="FOLDER", help="default: figures")
-    released = add("import", _import, "turn a checkpoint of the authors' code into one of weaktr")
-    released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
-    released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
-    released.add_argument("--heads", type=int, default=0, metavar="N", help="default: as the file says, or width / 64")
-    released.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, step 2 (default: width / 64)")
-    released.add_argument("--image-size", type=int, nargs=2, metavar="N", help="height width, where it is no square")
-    released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
-    released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
-    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(required=True)
-    check = add("check", _data_check, "read every file, print a report", data)
-    check.add_argument("root", metavar="ROOT")
-    check.add_argument("--dataset", default="folder", help="folder (default), voc12, coco14 or coco14_80")
-    check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
-    fetch = add("fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug", data)
-    fetch.add_argument("name", choices=("voc12",))
-    fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
-    masks = add("coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from its annotations", data)
-    masks.add_argument("root", metavar="ROOT")
-    masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
-    add("presets", _presets, "list the presets")
-    add("parameters", _parameters, "list all parameters")
-    return parser
 
 
-def _run(options):
-    preset = presets.get(options.preset)
-    given = {}
-    for text in options.set:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ParameterError(f"--set {text!r}: write it as name=value")
-        given[name] = value
-    if options.run_folder and "run_folder" in given:
-        raise ParameterError(f"--run-folder {options.run_folder}, run_folder={given['run_folder']}: give one of them")
-    folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
-    runs.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
-
-
-def _sweep(options):
-    from .sweeps import console
-    from .sweeps import file as sweep_files
-    from .sweeps import plan as sweeps
-    from .sweeps import results as sweep_results
+def _sweep(options: argparse.Namespace) -> None:
+    from .sweeps import console as view
+    from .sweeps import pools, schedule
+    from .sweeps.file import SWEEPS, read_sweep
+    from .sweeps.plan import estimate_seconds, plan, to_compute
 
     if options.jobs < 0:
         raise ParameterError(f"--jobs {options.jobs}: give a number of stages at a time, or 0 for as many as fit here")
-    files = [sweep_files.read_sweep(path) for path in options.files]
-    if len({sweep.name for sweep in files}) < len(files):
+    sweeps = [read_sweep(path) for path in options.files]
+    if len({sweep.name for sweep in sweeps}) < len(sweeps):
         raise ParameterError("two of the files have one preset and name, which make the sweep's folder; rename one")
-    planned = sweeps.plan(files)
-    slurm = options.executor == "slurm"
-    jobs = options.jobs or 16 if slurm else sweeps.local_jobs(options.jobs)
-    seconds = sweeps.estimate_seconds(planned)
-    print(console.plan_text(planned, sweeps.to_compute(planned), seconds, jobs), flush=True)
+    runs = plan(sweeps)
+    on_slurm = options.executor == "slurm"
+    jobs = (options.jobs or 16) if on_slurm else pools.local_jobs(options.jobs)
+    print(view.plan_text(runs, to_compute(runs), estimate_seconds(runs), jobs), flush=True)
     if options.dry_run:
-        rows = [(one.sweep.name, one.name, ", ".join(one.stages) or "done") for one in planned]
-        _table([("sweep", "run", "stages to do"), *rows])
+        rows = [(one.sweep.name, one.name, ", ".join(one.stages) or "done") for one in runs]
+        _print_table([("sweep", "run", "stages to do"), *rows])
         return
-    if slurm:
-        limits = {"partition": options.slurm_partition, "gpus": options.gpus, "cpus": options.cpus}
-        pool = sweeps.slurm_pool(sweeps.SWEEPS, minutes=options.minutes, **limits)
+    pool: Any = None
+    if on_slurm:
+        limits = {"gpus": options.gpus, "cpus": options.cpus, "minutes": options.minutes}
+        pool = pools.slurm_pool(SWEEPS, partition=options.slurm_partition, **limits)
     else:
-        pool = sweeps.LocalPool(jobs)
-    with console.progress(planned) as show:
-        sweeps.run_sweeps(planned, pool, jobs, show=show)
-    for sweep in files:
-        try:
-            _, found, _ = sweep_results.write_results(sweep)
-            print(f"\n{sweep.title} · {sweep.folder}\n{sweep_results.text(found)}", flush=True)
-        except RunError as error:  # the other sweeps' tables are written all the same
-            print(f"\n{sweep.title} · {sweep.folder}\nno table: {error}", flush=True)
-    saved = sum(one.shared for one in planned)
-    print(f"\n{console.counts(planned)}; {saved} stage runs saved by sharing", flush=True)
-    if broken := [one for one in planned if one.state == "failed"]:
-        raise RunError(f"{len(broken)} of {len(planned)} runs failed; the same command tries them again")
+        pool = pools.LocalPool(jobs)
+    with view.progress(runs) as show:
+        schedule.run_sweeps(runs, pool, jobs, show=show)
+    for sweep in sweeps:
+        _print_sweep(sweep)
+    shared = sum(one.shared for one in runs)
+    print(f"\n{view.counts(runs)}; {shared} stage runs saved by sharing", flush=True)
+    if failed := sum(one.state == "failed" for one in runs):
+        raise RunError(f"{failed} of {len(runs)} runs failed; the same command tries them again")
 
 
-def _compare(options):
+def _print_sweep(sweep: Any) -> None:
+    """A sweep's table, or why there is none: the other sweeps' tables are written all the same."""
+    from .sweeps import results
+
+    try:
+        _, summary, _ = results.write_results(sweep)
+        text = results.text(summary)
+    except RunError as error:
+        text = f"no table: {error}"
+    print(f"\n{sweep.title} · {sweep.folder}\n{text}", flush=True)
+
+
+# ── compare, report, figures ──────────────────────────────────────────────────────────────────────────────────────
+def _add_results(commands: Any) -> None:
+    compare = _add(commands, "compare", _compare, "parameters and metrics of finished runs side by side")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    report = _add(commands, "report", _report, "a run as one HTML page that needs no network")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    figures = _add(commands, "figures", _figures, "copy all figures and tables of a run into one folder")
+    figures.add_argument("run", metavar="RUN", help="a run's folder")
+    figures.add_argument("target", nargs="?", default="figures", metavar="FOLDER", help="default: figures")
+
+
+def _compare(options: argparse.Namespace) -> None:
     from .workbench.reports import compare
 
-    parameters, metrics, notes = compare(options.runs)
-    for title, table in (("parameters that differ", parameters), ("metrics", metrics.round(2))):
-        print(f"{title}\n{table.to_string(na_rep='–') if len(table) else 'none'}\n")
-    print("\n".join(notes), end="")
+    found = compare(options.runs)
+    for title, table in (("parameters that differ", found.parameters), ("metrics", found.metrics.round(2))):
+        text = table.to_string(na_rep="–") if len(table) else "none"
+        print(f"{title}\n{text}\n")
+    print("\n".join(found.left_out), end="")
 
 
-def _report(options):
+def _report(options: argparse.Namespace) -> None:
     from .workbench.reports import report
 
     for run in options.runs:
         print(report(run))
 
 
-def _figures(options):
+def _figures(options: argparse.Namespace) -> None:
     from .workbench.reports import collect_figures
 
-    print(f"{options.target}: {len(collect_figures(options.run, options.target))} files, sources.csv says whence")
+    count = len(collect_figures(options.run, options.target))
+    print(f"{options.target}: {count} files, sources.csv lists where each comes from")
 
 
-def _import(options):
+# ── import ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _add_import(commands: Any) -> None:
+    released = _add(commands, "import", _import, "turn a checkpoint of the authors' code into one of weaktr")
+    released.add_argument("file", metavar="FILE", help="as released: .pth, step 1 or step 2")
+    released.add_argument("--output", metavar="FILE", help="default: FILE with the ending .safetensors")
+    released.add_argument("--heads", type=int, default=0, metavar="N", help="default: as the file says, or width / 64")
+    released.add_argument("--decoder-heads", type=int, metavar="N", help="of the decoder, step 2 (default: width / 64)")
+    released.add_argument("--image-size", type=int, nargs=2, metavar="N", help="height width, where it is not square")
+    released.add_argument("--normalise", choices=("imagenet", "half", "clip"), default="", help="half for ViT-S")
+    released.add_argument("--pool", choices=("max", "avg"), default="max", help="of the fusion, step 1")
+
+
+def _import(options: argparse.Namespace) -> None:
     from .models.checkpoints import import_released
 
-    variant = {"normalise": options.normalise, "pool": options.pool, "decoder_heads": options.decoder_heads}
-    variant["image_size"] = options.image_size
-    model, path = import_released(options.file, options.output, num_heads=options.heads, **variant)
+    model, path = import_released(
+        options.file,
+        options.output,
+        num_heads=options.heads,
+        normalise=options.normalise,
+        pool=options.pool,
+        decoder_heads=options.decoder_heads,
+        image_size=options.image_size,
+    )
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     classes = model.config["num_classes"]
     print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
     print(f"normalised by mean {model.mean} and standard deviation {model.std}; another: --normalise")
 
 
-def _data_check(options):
+# ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="inspect, fetch or convert a data set before it is used")
+    kinds = data.add_subparsers(required=True, metavar="command")
+    check = _add(kinds, "check", _data_check, "read every file, print a report")
+    check.add_argument("root", metavar="ROOT")
+    check.add_argument("--dataset", default="folder", help="folder (default), voc12, coco14 or coco14_80")
+    check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
+    fetch = _add(kinds, "fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug")
+    fetch.add_argument("name", choices=("voc12",))
+    fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
+    masks = _add(kinds, "coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from its annotations")
+    masks.add_argument("root", metavar="ROOT")
+    masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
+
+
+def _data_check(options: argparse.Namespace) -> None:
     from .data import open_dataset
     from .data.report import check
 
@@ -184,37 +254,57 @@ def _data_check(options):
         raise RunError(f"{faults} things to look at in {options.root}")
 
 
-def _data_fetch(options):
+def _data_fetch(options: argparse.Namespace) -> None:
     from .data.fetch import fetch_voc12
 
-    print(", ".join(f"{name} {size}" for name, size in fetch_voc12(runs.resolve(options.root)).items()))
+    sizes = fetch_voc12(resolve(options.root))
+    print(", ".join(f"{name} {size}" for name, size in sizes.items()))
 
 
-def _data_coco_masks(options):
+def _data_coco_masks(options: argparse.Namespace) -> None:
     from .data.coco import SIZES, write_masks
 
     for split in options.split:
-        made = write_masks(runs.resolve(options.root), split)
+        made = write_masks(resolve(options.root), split)
         print(f"{split}: {made} images with masks, all of COCO14 are {SIZES[split]}", flush=True)
 
 
-def _presets(options):
-    rows = [presets.get(name) for name in presets.PRESETS]
-    _table([("preset", "what", "expected", "cost"), *((o.name, o.summary, o.expected, o.cost) for o in rows)])
-    print("\npython -m weaktr run --preset NAME --set data_root=FOLDER; weaktr/presets.py has the command of each")
+# ── presets, parameters, environment ──────────────────────────────────────────────────────────────────────────────
+def _add_listings(commands: Any) -> None:
+    _add(commands, "presets", _presets, "list the presets")
+    _add(commands, "parameters", _parameters, "list all parameters")
+    _add(commands, "environment", _environment, "versions and machine, for a bug report")
 
 
-def _parameters(options):
+def _presets(options: argparse.Namespace) -> None:
+    rows = [("preset", "what", "expected", "cost")]
+    for name in presets.PRESETS:
+        preset = presets.get(name)
+        rows.append((preset.name, preset.summary, preset.expected, preset.cost))
+    _print_table(rows)
+    print("\nweaktr run --preset NAME --set data_root=FOLDER; weaktr/workbench/presets.py has the command of each")
+
+
+def _parameters(options: argparse.Namespace) -> None:
     stages = catalogue(NOTEBOOKS)
     known = {name: parameter for declared in stages.values() for name, parameter in declared.items()}
     rows = [("parameter", "type", "default", "notebooks", "what")]
-    for name, (kind, default, text) in sorted(known.items()):
+    for name, parameter in sorted(known.items()):
         numbers = ",".join(stage[:2] for stage, declared in stages.items() if name in declared)
-        rows.append((name, kind.__name__, repr(default), numbers, text))
-    _table(rows)
+        rows.append((name, parameter.type.__name__, repr(parameter.default), numbers, parameter.help))
+    _print_table(rows)
 
 
-def _table(rows):
+def _environment(options: argparse.Namespace) -> None:
+    from .workbench.manifest import environment
+
+    rows = [("what", "value")]
+    for kind, facts in environment().items():
+        rows += [(f"{kind} {name}", str(value)) for name, value in facts.items()]
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Rows of texts, the first being the heads: wrapped to a terminal's width, one line each elsewhere."""
     if not sys.stdout.isatty():
         try:
@@ -233,6 +323,4 @@ def _table(rows):
 
 
 if __name__ == "__main__":
-    for ending in (signal.SIGINT, signal.SIGTERM):  # also behind nohup and &, and when a cluster ends the job
-        signal.signal(ending, signal.default_int_handler)
-    sys.exit(main())
+    console()

@@ -5,21 +5,31 @@ Otherwise the same call gives sliders and drop-down lists.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 from . import stage
 
+PIXELS_PER_INCH = 100  # as shown; drawn at twice as many, for screens of high resolution
 
-def interactive(function, **choices):
+
+def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any]) -> Any:
     """A figure that follows its controls.
 
-    `function(**values)` returns a matplotlib Figure; `choices` gives for each of its arguments a sequence of values
-    or a dict {label: value}. The first is where it starts. Numbers become a slider, in ascending order; all else
-    becomes a drop-down list. Errors of `function` show where the figure would. In batch: returns the first figure as a
-    picture; else an ipywidgets box. Raises ValueError for an argument without a choice.
+    Args:
+        function: Called with a value for each of `choices` by name; returns a matplotlib Figure. What it raises is
+            shown where the figure would be.
+        **choices: For each argument a sequence of values or a dict {label: value}; the first is where it starts.
+            Numbers become a slider, in ascending order, all else a drop-down list.
+
+    Returns:
+        In batch the first figure as a picture, else an ipywidgets box.
+
+    Raises:
+        ValueError: For an argument without a choice.
     """
-    options = {name: _options(name, values) for name, values in choices.items()}
+    options = {name: _labelled(name, values) for name, values in choices.items()}
     first = {name: pairs[0][1] for name, pairs in options.items()}
     if not stage.interactive():
         return _picture(function(**first))
@@ -27,36 +37,41 @@ def interactive(function, **choices):
     import ipywidgets as widgets
     from IPython.display import display
 
-    controls = {}
-    for name, pairs in options.items():
-        keywords = {"description": name.replace("_", " "), "value": first[name]}
-        if all(isinstance(value, Real) for _, value in pairs):
-            pairs = sorted(set(pairs), key=lambda pair: pair[1])
-            controls[name] = widgets.SelectionSlider(options=pairs, continuous_update=False, **keywords)
-        else:
-            controls[name] = widgets.Dropdown(options=pairs, **keywords)
-
-    def draw(**values):
+    def draw(**values: Any) -> None:
         display(_picture(function(**values)))
 
+    controls = {name: _control(name, pairs) for name, pairs in options.items()}
     output = widgets.interactive_output(draw, controls)
     return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), output])
 
 
-def _options(name, values):
+def _labelled(name: str, values: Sequence | Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Choices as pairs (label, value)."""
-    pairs = list(values.items()) if isinstance(values, Mapping) else [(str(value), value) for value in values]
-    if not pairs:
+    if not values:
         raise ValueError(f"{name}: nothing to choose from; give at least one value")
-    return pairs
+    if isinstance(values, Mapping):
+        return list(values.items())
+    return [(str(value), value) for value in values]
 
 
-def _picture(figure):
+def _control(name: str, pairs: list[tuple[str, Any]]) -> Any:
+    """A slider over numbers, or a drop-down list, that stands at the first of the pairs."""
+    import ipywidgets as widgets
+
+    description = name.replace("_", " ")
+    first = pairs[0][1]
+    if not all(isinstance(value, Real) for _, value in pairs):
+        return widgets.Dropdown(options=pairs, value=first, description=description)
+    ascending = sorted(set(pairs), key=lambda pair: pair[1])
+    return widgets.SelectionSlider(options=ascending, value=first, description=description, continuous_update=False)
+
+
+def _picture(figure: Any) -> Any:
     """The figure as a PNG to display, whatever matplotlib's backend; the figure is closed."""
     from IPython.display import Image
     from matplotlib import pyplot
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=2 * 100)
+    figure.savefig(buffer, format="png", dpi=2 * PIXELS_PER_INCH)
     pyplot.close(figure)
-    return Image(buffer.getvalue(), format="png", width=int(100 * figure.get_figwidth()))
+    return Image(buffer.getvalue(), format="png", width=int(PIXELS_PER_INCH * figure.get_figwidth()))

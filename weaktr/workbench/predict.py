@@ -4,24 +4,35 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.images import read_image
+from ..device import pick_device
+from ..files import resolve
 from ..method.segmentation import segment
+from ..models.checkpoints import load_model
 
 
-def predict(run_folder, image_path, *, crf="", device="auto"):
+def predict(
+    run_folder: str | Path, image_path: str | Path, *, crf: str = "", device: str = "auto"
+) -> tuple[np.ndarray, list[str]]:
     """Segment your own photograph with a finished run.
 
-    run_folder: an experiment's folder with a finished `04_online_retraining`; image_path: any image file PIL reads;
-    device: "auto", "cpu" or "cuda".
-    → mask (H,W) uint8 (0 background, c + 1 class c), class names with background first. Raises UserError when the run
-    has no finished model or the file is no readable image.
-    """
-    from ..data.images import read_image
-    from ..device import pick_device
-    from ..files import resolve
-    from ..models.checkpoints import load_model
+    Args:
+        run_folder: A run's folder with a finished `04_online_retraining`, relative to the working directory or to the
+            repository's root, or absolute.
+        image_path: Any image file that PIL reads.
+        crf: The dense CRF after the network: "voc" or "coco"; "" for none.
+        device: "auto", "cpu" or "cuda".
 
-    run_folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
-    model = load_model(run_folder / "04_online_retraining" / "model.safetensors", step="segmenter")
-    model, details = model.to(pick_device(device)), model.details
+    Returns:
+        mask: (H,W) uint8 in the photograph's size: 0 is background, c + 1 is class c.
+        names: The classes' names, background first, so that names[mask[y, x]] is a pixel's.
+
+    Raises:
+        UserError: Where the run has no finished model, or the file is not a readable image.
+    """
+    folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
+    model = load_model(folder / "04_online_retraining" / "model.safetensors", step="segmenter")
+    details = model.details
+    model = model.to(pick_device(device))
     probabilities = segment(model, read_image(Path(image_path)), crf=crf, **details["inference"])
     return probabilities.argmax(0).astype(np.uint8), ["background", *details["classes"]]

@@ -5,7 +5,9 @@ Stages whose inputs have changed since are left out, and named.
 
 import html
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -14,6 +16,7 @@ from ..files import atomic, read_json, resolve, short
 from .keys import stale
 from .text import results_rows
 
+COLLECTED = ("figures/*", "*.csv", "*.tex", "*.md")  # of a stage's folder, for `collect_figures`
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
@@ -29,99 +32,175 @@ section {{ border-top: 3px solid #0072b2; margin-top: 3rem }}
 """
 
 
-def finished_stages(run_folder):
-    """The finished stages' folders of a run, in order, and a sentence on those left out, which are stale.
+class FinishedStages(NamedTuple):
+    """The finished stages of a run that belong together."""
 
-    Raises UserError where there is none left.
+    folders: list[Path]  # in order
+    left_out: str  # a sentence on those left out, which are stale; empty where none is
+
+
+class Comparison(NamedTuple):
+    """What differs between runs."""
+
+    parameters: pd.DataFrame  # a row per parameter that differs, a column per run, values as Python writes them
+    metrics: pd.DataFrame  # a row per metric, a column per run, NaN where a run lacks it
+    left_out: list[str]  # a sentence for each run with stale stages
+
+
+def finished_stages(run_folder: str | Path) -> FinishedStages:
+    """The finished stages of a run, without those made before an earlier stage or the weights changed.
+
+    Args:
+        run_folder: Relative to the working directory or to the repository's root, or absolute.
+
+    Raises:
+        UserError: Where none is left.
     """
     folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
-    found = sorted(path.parent for path in folder.glob("[0-9][0-9]_*/metrics.json"))
-    old = [stage for stage in found if stale(stage)]
-    names = ", ".join(stage.name for stage in old)
-    left_out = f"{run_folder}: {names} left out, made before an earlier stage or the weights changed" if old else ""
-    if len(old) == len(found):
-        nothing = f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo"
-        raise UserError(left_out or nothing)
-    return [stage for stage in found if stage not in old], left_out
+    finished = sorted(path.parent for path in folder.glob("[0-9][0-9]_*/metrics.json"))
+    if not finished:
+        raise UserError(f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo")
+    outdated = [stage for stage in finished if stale(stage)]
+    if not outdated:
+        return FinishedStages(finished, "")
+    names = ", ".join(stage.name for stage in outdated)
+    left_out = f"{run_folder}: {names} left out, made before an earlier stage or the weights changed"
+    if len(outdated) == len(finished):
+        raise UserError(left_out)
+    return FinishedStages([stage for stage in finished if stage not in outdated], left_out)
 
 
-def report(run_folder):
-    """Write report.html into a run's folder: its results (06 has those of other runs), then every notebook → path."""
+def report(run_folder: str | Path) -> Path:
+    """Write a run's results and executed notebooks as report.html into its folder.
+
+    Args:
+        run_folder: As for `finished_stages`.
+
+    Returns:
+        The page's path.
+    """
     from nbconvert import HTMLExporter
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     stages, left_out = finished_stages(run_folder)
     exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of progress in one block
-    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json")]
-    head, *rows = results_rows(records)
-    with pd.option_context("display.max_colwidth", None):
-        results = pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
-    sections = [
-        f'<section id="{stage.name}">{exporter.from_filename(str(stage / "notebook.ipynb"))[0]}</section>'
-        for stage in stages
-        if (stage / "notebook.ipynb").is_file()
-    ]
+    links = []
+    sections = []
+    for stage in stages:
+        links.append(f'<a href="#{stage.name}">{stage.name}</a>')
+        notebook = stage / "notebook.ipynb"
+        if notebook.is_file():
+            body, _ = exporter.from_filename(str(notebook))
+            sections.append(f'<section id="{stage.name}">{body}</section>')
     folder = stages[0].parent
+    page = PAGE.format(
+        title=html.escape(f"weaktr · {folder.name}"),
+        links="".join(links),
+        results=_results_as_html(stages),
+        left_out=html.escape(left_out),
+        sections="".join(sections),
+    )
     with atomic(folder / "report.html") as aside:
-        page = PAGE.format(
-            title=html.escape(f"weaktr · {folder.name}"),
-            links="".join(f'<a href="#{stage.name}">{stage.name}</a>' for stage in stages),
-            results=results,
-            left_out=html.escape(left_out),
-            sections="".join(sections),
-        )
         aside.write_text(page, encoding="utf-8")
     return folder / "report.html"
 
 
-def compare(run_folders):
-    """What differs between runs: parameters, then metrics → two DataFrames with a column per run, and what is left out
-    of them, a sentence for each run with stale stages.
+def _results_as_html(stages: Iterable[Path]) -> str:
+    """The table of a run's own results: those of 06 are other runs'."""
+    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json")]
+    head, *rows = results_rows(records)
+    with pd.option_context("display.max_colwidth", None):
+        return pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
+
+
+def compare(run_folders: Iterable[str | Path]) -> Comparison:
+    """Parameters and metrics of finished runs side by side.
+
+    Args:
+        run_folders: As for `finished_stages`.
     """
-    parameters, metrics, notes = {}, {}, []
+    parameters = {}
+    metrics = {}
+    notes = []
     for run_folder in run_folders:
-        own, values = {}, {}
         stages, left_out = finished_stages(run_folder)
-        notes += [left_out] if left_out else []
+        if left_out:
+            notes.append(left_out)
+        own: dict[str, Any] = {}
         for stage in stages:
             own |= read_json(stage / "params.json")
-            for r in read_json(stage / "metrics.json"):
-                crf = {None: "", True: ", CRF", False: ""}[r["crf"]]
-                oracle = ", oracle" if r["oracle"] else ""
-                what = f"{stage.name[:2]} {r['metric']}, {r['list']} ({r['list_size']}){crf}{oracle}"
-                values[what if what not in values else f"{what}, {r['threshold_from'] or r.get('counts')}"] = r["value"]
         name = str(run_folder).rstrip("/").removeprefix("papermill_runs/")
         parameters[name] = {key: repr(value) for key, value in own.items() if key != "run_folder"}
-        metrics[name] = values
+        metrics[name] = _values_by_name(stages)
     table = pd.DataFrame(parameters).fillna("–")
-    return table[table.nunique(axis=1) > 1], pd.DataFrame(metrics), notes
+    return Comparison(table[table.nunique(axis=1) > 1], pd.DataFrame(metrics), notes)
 
 
-def collect_figures(run_folder, target):
-    """Copy what the stages of a run drew into the folder `target`, as <NN>_<name>, with sources.csv → its DataFrame.
+def _values_by_name(stages: Iterable[Path]) -> dict[str, float]:
+    """What the stages of a run measured, under names that are alike in other runs."""
+    values = {}
+    for stage in stages:
+        for record in read_json(stage / "metrics.json"):
+            name = f"{stage.name[:2]} {record['metric']}, {record['list']} ({record['list_size']})"
+            if record["crf"]:
+                name += ", CRF"
+            if record["oracle"]:
+                name += ", oracle"
+            if name in values:  # the same at another threshold, or of other counts
+                name += f", {record['threshold_from'] or record.get('counts')}"
+            values[name] = record["value"]
+    return values
 
-    Figures are PDF, PNG and the CSV behind each, tables CSV, LaTeX and Markdown. sources.csv says which stage made a
-    file: run, stage, key, commit and seed are those of its manifest. Raises UserError where a stage is stale.
+
+def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
+    """Copy what the stages of a run drew into the folder `target`, as <NN>_<name>, with sources.csv.
+
+    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown.
+
+    Args:
+        run_folder: As for `finished_stages`.
+        target: Relative to the repository's root, or absolute.
+
+    Returns:
+        What sources.csv says, a row per file: file, run, stage, and key, commit and seed of the stage's manifest.
+
+    Raises:
+        UserError: Where a stage is stale.
     """
     stages, left_out = finished_stages(run_folder)
     if left_out:
         raise UserError(f"{left_out}; make them again first")
-    rows, target = [], resolve(target)
+    target = resolve(target)
+    rows = []
     for stage in stages:
         manifest = read_json(stage / "manifest.json")
-        facts = {"run": short(stage.parent), "stage": stage.name, "key": manifest["key"]}
-        facts |= {"commit": manifest["git"]["commit"], "seed": manifest["seed"]}
-        for path in sorted(path for kind in ("figures/*", "*.csv", "*.tex", "*.md") for path in stage.glob(kind)):
+        source = {
+            "run": short(stage.parent),
+            "stage": stage.name,
+            "key": manifest["key"],
+            "commit": manifest["git"]["commit"],
+            "seed": manifest["seed"],
+        }
+        for path in sorted(path for pattern in COLLECTED for path in stage.glob(pattern)):
             name = f"{stage.name[:2]}_{path.name}"
             with atomic(target / name) as aside:
                 shutil.copyfile(path, aside)
-            rows.append({"file": name, **facts})
-    sources = pd.DataFrame(rows)
-    if (target / "sources.csv").is_file():  # a clone has the PDFs of the reference run there, and not in the run
-        before = pd.read_csv(target / "sources.csv")
-        there = before["file"].map(lambda name: (target / name).is_file()) & before["key"].isin(sources["key"])
-        sources = pd.concat([sources, before[there]]).drop_duplicates("file").sort_values("file")
+            rows.append({"file": name, **source})
+    sources = _with_earlier(pd.DataFrame(rows), target)
     with atomic(target / "sources.csv") as aside:
         sources.to_csv(aside, index=False)
     return sources
+
+
+def _with_earlier(sources: pd.DataFrame, target: Path) -> pd.DataFrame:
+    """Sources, with the earlier rows of files that the same stages made and that lie in `target` alone.
+
+    A clone has the PDFs of the reference run in figures/, and not in the run's folder.
+    """
+    if not (target / "sources.csv").is_file():
+        return sources
+    before = pd.read_csv(target / "sources.csv")
+    still_there = before["file"].map(lambda name: (target / name).is_file())
+    same_stage = before["key"].isin(sources["key"])
+    return pd.concat([sources, before[still_there & same_stage]]).drop_duplicates("file").sort_values("file")

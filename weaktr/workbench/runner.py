@@ -1,124 +1,135 @@
 """The runner: executes the notebooks of a run with papermill, one stage after another.
 
 Parameters and data are checked before the first kernel starts. A finished stage is skipped while its key stands
-(see `weaktr.stages`), an unfinished one continues from what it left, and any other starts afresh.
+(see `keys`), an unfinished one continues from what it left, and any other starts afresh.
 """
 
 import contextlib
 import csv
-import json
 import logging
-import re
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ..errors import ParameterError, RunError, UserError, near
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
 from .kernels import kernel_manager, warm_up
 from .keys import code_digest, data_fingerprint, data_source, finished_key, stage_key
-from .parameters import NOTEBOOKS, catalogue, check_parameters
+from .parameters import NOTEBOOKS, Parameter, catalogue, check_parameters
 from .published import as_published, published
 from .stage import changes, hold, prepare, worth_keeping
 from .text import aligned, results_rows
 
+Values = Mapping[str, Any]  # parameters by name
+Declared = Mapping[str, Mapping[str, Parameter]]  # the parameters of every stage, in order, as from `catalogue`
+
 
 class RunFolder:
-    """The stages of one run in its folder: what they are made from and which are up to date.
+    """The stages of one run in its folder: what they are made from and which are up to date."""
 
-    values: all parameters, checked. run_folder: relative to the repository's root, or absolute. source: as from
-    `data_source`.
-    """
+    def __init__(self, values: Values, run_folder: str | Path, declared: Declared, source: Any):
+        """Takes all parameters of a run, checked.
 
-    def __init__(self, values, run_folder, declared, source):
-        self.path, self.stages = resolve(run_folder), list(declared)
-        self.parameters = {name: {parameter: values[parameter] for parameter in declared[name]} for name in declared}
-        self.fingerprints = {name: data_fingerprint(own, source) for name, own in self.parameters.items()}
+        Args:
+            values: The value of every parameter.
+            run_folder: Relative to the repository's root, or absolute.
+            declared: As from `catalogue`.
+            source: As from `data_source`.
+        """
+        self.path = resolve(run_folder)
+        self.stages = list(declared)
+        self.parameters = {stage: {name: values[name] for name in own} for stage, own in declared.items()}
+        self.fingerprints = {stage: data_fingerprint(own, source) for stage, own in self.parameters.items()}
 
-    def key(self, stage):
+    def sums_up(self, stage: str) -> bool:
+        """Whether the stage sums up sweeps: what it reads lies outside the run and has no key."""
+        return "sweeps" in self.parameters[stage]
+
+    def inputs(self, stage: str) -> list[str]:
+        """The stages that must be up to date for this one: all before it, as its key covers them all."""
+        if self.sums_up(stage):
+            return []
+        return [other for other in self.stages if other < stage and not self.sums_up(other)]
+
+    def key(self, stage: str) -> str:
         """The key that a stage has with the earlier stages' folders as they are now."""
         before = [self.path / other for other in self.stages if other < stage]
         return stage_key(self.parameters[stage], self.fingerprints[stage], before)
 
-    def up_to_date(self, stage):
-        """Whether the stage is finished, under its key and for its photograph; those before it are not looked at."""
-        before, now = read_json(self.path / stage / "params.json"), self.parameters[stage]
-        return finished_key(self.path / stage) == self.key(stage) and before.get("photograph") == now.get("photograph")
+    def up_to_date(self, stage: str) -> bool:
+        """Whether the stage is finished, under its key and for its photograph; those before it are not inspected."""
+        if finished_key(self.path / stage) != self.key(stage):
+            return False
+        made_for = read_json(self.path / stage / "params.json").get("photograph")
+        return made_for == self.parameters[stage].get("photograph")
+
+    def has_to_run(self, stage: str, force: bool) -> bool:
+        """Whether a selected stage is to be executed, not skipped; one that sums up sweeps always is."""
+        return force or self.sums_up(stage) or not self.up_to_date(stage)
 
 
-def run(parameters, run_folder, *, stages=None, force=False, preset="", notebooks=NOTEBOOKS, check=True):
-    """Brings the stages of the run in `run_folder` up to date and prints the table of their results.
+def run(
+    parameters: Values,
+    run_folder: str | Path,
+    *,
+    stages: Sequence[str] | None = None,
+    force: bool = False,
+    preset: str = "",
+    notebooks: str | Path = NOTEBOOKS,
+    check: bool = True,
+) -> None:
+    """Bring the stages of the run in `run_folder` up to date and print the table of their results.
 
-    parameters: {name: value or text}, the rest are the notebooks' defaults. run_folder: relative to the repository's
-    root, or absolute. stages: names or numbers ("01"), None for all of the pipeline. force: also those that are up to
-    date. preset: its name, for the record. notebooks: the folder of NN_name.ipynb. check: read the data beforehand.
+    Args:
+        parameters: {name: value or text}; the rest are the notebooks' defaults.
+        run_folder: Relative to the repository's root, or absolute.
+        stages: Names or numbers ("01"); None for all of the pipeline.
+        force: Also those that are up to date.
+        preset: Its name, for the record.
+        notebooks: The folder of NN_name.ipynb.
+        check: Read the data beforehand.
 
-    Raises UserError before anything starts for parameters, stages or data that cannot be used, and RunError for a
-    stage that fails, dies, is interrupted, or ends without its results.
+    Raises:
+        UserError: Before anything starts, for parameters, stages or data that cannot be used.
+        RunError: For a stage that fails, dies, is interrupted, or ends without its results.
     """
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
     selected = select(stages, declared)
     this = RunFolder(values, run_folder, declared, data_source(values))
-    sources = {}  # of each stage: those that its notebook names as inputs, and those that theirs name
-    for name in declared:
-        direct = _inputs(Path(notebooks) / f"{name}.ipynb", sources)
-        sources[name] = set(direct).union(*(sources[other] for other in direct))
-    pending = [name for name in selected if force or not this.up_to_date(name)]
+    pending = [stage for stage in selected if this.has_to_run(stage, force)]
+    refuse_missing_inputs(this, selected, pending)
     if pending:
         warm_up()
     if check and "dataset" in values:
-        from .checks import check_run
+        _check(values, {name for stage in pending for name in declared[stage]})
 
-        needed = {parameter for name in pending for parameter in declared[name]}
-        check_run(values, data="dataset" in needed, weights="backbone" in needed)
-
-    for name in selected:
-        lacking = []
-        for needed in sorted(sources[name].difference(selected)):
-            if not this.up_to_date(needed) or sources[needed].intersection([*pending, *lacking]):
-                lacking.append(needed)
-        if lacking:
-            folder, add = this.path / lacking[0], " ".join(other[:2] for other in lacking)
-            state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
-            raise UserError(f"{folder}: needed by {name}, but {state}; add {add} to --stages")
-
-    ran = False
+    executed = False
     with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():
-        for name in selected:
-            folder, key = this.path / name, this.key(name)
-            sums_up = "sweeps" in declared[name]  # what it reads lies outside the run and has no key
-            if not (force or sums_up) and this.up_to_date(name):
-                old = read_json(folder / "manifest.json").get("code") != code_digest(Path(notebooks) / f"{name}.ipynb")
-                note = " (made by other code than now; --force makes it again)" if old else ""
-                print(f"{name} · up to date, skipped{note}", flush=True)
-                continue
-            if lost := worth_keeping(folder, key):
-                begun = "made again" if lost == "a finished" else "unfinished, begun anew"
-                print(f"{name} · {begun}: {changes(folder, this.parameters[name])}", flush=True)
-            start = time.monotonic()
-            facts = {"data_fingerprint": this.fingerprints[name], "preset": preset}
-            with prepare(folder, key, facts, clear=force or sums_up):
-                print(f"{name} · started · {short(folder)}", flush=True)
-                _execute(Path(notebooks) / f"{name}.ipynb", folder, this.parameters[name])
-                ran = True
-            print(f"{name} · finished in {clock(time.monotonic() - start)}", flush=True)
-
-    made = {name for name in declared if this.up_to_date(name)}
-    current = [name for name in declared if {name, *sources[name]} <= made]
-    records = [record for name in current for record in read_json(this.path / name / "metrics.json")]
-    for record in records if as_published(preset, values) else ():
-        record["published"] = published(preset, record)
+        for stage in selected:
+            notebook = Path(notebooks) / f"{stage}.ipynb"
+            if this.has_to_run(stage, force):  # asked again: an earlier stage may have been made since
+                _make(this, stage, notebook, preset, clear=force or this.sums_up(stage))
+                executed = True
+            else:
+                _report_skipped(this.path / stage, notebook)
+    records = _current_records(this)
+    if as_published(preset, values):
+        for record in records:
+            record["published"] = published(preset, record)
     rows = results_rows(records)
     print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
-    if ran:
+    if executed:
         with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
 
 
-def select(stages, declared):
+def select(stages: Sequence[str] | None, declared: Declared) -> list[str]:
     """The full names of `stages` (names or numbers), in the order of the run; None is the whole pipeline.
 
     A notebook that reads sweeps sums up many runs and is part of none: it runs when it is named.
@@ -134,17 +145,87 @@ def select(stages, declared):
     return [name for name in declared if name in chosen]
 
 
-def _inputs(notebook, names):
-    """The stages that the code of a notebook names as its inputs."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return [name for name in re.findall(r"""\bstage\.input\(\s*["'](\w+)["']""", code) if name in names]
+def refuse_missing_inputs(this: RunFolder, selected: Sequence[str], pending: Sequence[str]) -> None:
+    """Raise UserError for the first selected stage that would find an input missing or out of date.
+
+    Args:
+        this: The run.
+        selected: The stages of this call, in order.
+        pending: Those of them that will be executed, which puts the stages after them out of date.
+    """
+    for stage in selected:
+        lacking: list[str] = []
+        for needed in this.inputs(stage):
+            if needed in selected:
+                continue
+            changing = {*pending, *lacking}
+            if not this.up_to_date(needed) or changing.intersection(this.inputs(needed)):
+                lacking.append(needed)
+        if lacking:
+            folder = this.path / lacking[0]
+            state = "is not finished" if finished_key(folder) is None else "has other parameters, data or sources"
+            numbers = " ".join(needed[:2] for needed in lacking)
+            raise UserError(f"{folder}: needed by {stage}, but {state}; add {numbers} to --stages")
 
 
-def _execute(notebook, folder, parameters):
-    """Runs one notebook in a kernel of its own, its printed lines shown as they come."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # where jsonschema finds it, importing papermill takes 3 s longer
+def _check(values: Values, needed: set[str]) -> None:
+    """Check a run's values; its data and weights only where stages that will be executed declare them."""
+    from .checks import check_run  # only here: it imports the readers of all data sets
+
+    check_run(values, data="dataset" in needed, weights="backbone" in needed)
+
+
+def _report_skipped(folder: Path, notebook: Path) -> None:
+    """Say that a stage is skipped, and whether its code has changed since."""
+    note = ""
+    if read_json(folder / "manifest.json").get("code") != code_digest(notebook):
+        note = " (made by other code than now; --force makes it again)"
+    print(f"{folder.name} · up to date, skipped{note}", flush=True)
+
+
+def _make(this: RunFolder, stage: str, notebook: Path, preset: str, clear: bool) -> None:
+    """Execute a stage in its folder, from what an earlier pass left there under the same key, or from nothing."""
+    folder = this.path / stage
+    key = this.key(stage)
+    if lost := worth_keeping(folder, key):
+        begun = "made again" if lost == "a finished" else "unfinished, begun anew"
+        print(f"{stage} · {begun}: {changes(folder, this.parameters[stage])}", flush=True)
+    start = time.monotonic()
+    facts = {"data_fingerprint": this.fingerprints[stage], "preset": preset}
+    with prepare(folder, key, facts, clear=clear):
+        print(f"{stage} · started · {short(folder)}", flush=True)
+        _execute(notebook, folder, this.parameters[stage])
+    print(f"{stage} · finished in {clock(time.monotonic() - start)}", flush=True)
+
+
+def _current_records(this: RunFolder) -> list[dict[str, Any]]:
+    """The metrics records of all stages that are up to date, as are those before them."""
+    made = {stage for stage in this.stages if this.up_to_date(stage)}
+    current = [stage for stage in this.stages if made.issuperset([stage, *this.inputs(stage)])]
+    return [record for stage in current for record in read_json(this.path / stage / "metrics.json")]
+
+
+def import_papermill() -> ModuleType:
+    """The module papermill, imported as if rfc3987_syntax was not installed.
+
+    jsonschema, which papermill imports, compiles that package's grammar for a format that no notebook uses: importing
+    papermill takes 3.4 s of CPU time with it and 0.7 s without (jsonschema's issue 1428).
+    """
+    grammar = "rfc3987_syntax"
+    if grammar not in sys.modules:
+        sys.modules[grammar] = None  # type: ignore[assignment] # makes an import of it fail
+        try:
+            import papermill
+        finally:
+            del sys.modules[grammar]
     import papermill
+
+    return papermill
+
+
+def _execute(notebook: Path, folder: Path, parameters: Values) -> None:
+    """Run one notebook in a kernel of its own, its printed lines shown as they come."""
+    papermill = import_papermill()
     from nbclient.exceptions import DeadKernelError
 
     executed = folder / "notebook.ipynb"
@@ -175,10 +256,14 @@ def _execute(notebook, folder, parameters):
         raise RunError(f"{short(notebook)} ended without stage.finish(records), so it has no results")
 
 
-def _failure(notebook, executed, error):
+def _failure(notebook: Path, executed: Path, error: Any) -> str:
     """One message for a failing cell: where, what, and the notebook to open."""
-    lines = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    where = f"{short(notebook)}, cell [{error.exec_count}] {lines[0].strip() if lines else ''!r}"
+    code = [line.strip() for line in error.source.splitlines()]
+    code = [line for line in code if line and not line.startswith("#")]
+    first_line = code[0] if code else ""
     own = {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}
     what = error.evalue if error.ename in own else f"{error.ename}: {error.evalue}"
-    return f"{what}\n  in {where}\n  executed so far: {short(executed)}"
+    return (
+        f"{what}\n  in {short(notebook)}, cell [{error.exec_count}] {first_line!r}\n"
+        f"  executed so far: {short(executed)}"
+    )
