@@ -21,7 +21,7 @@ setup: .venv/.installed ## make the environment and install the package (once; s
 	touch $@
 
 demo: setup ## run the whole pipeline on the embedded data set
-	.venv/bin/python -m weaktr run --preset demo
+	.venv/bin/weaktr run --preset demo
 
 test: setup ## run the test suite
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
@@ -30,20 +30,21 @@ lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 reference: setup ## make papermill_runs/reference and figures again (what the README shows)
-	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --force
+	.venv/bin/weaktr run --preset demo --run-folder papermill_runs/reference --force
 	$(MAKE) figures
 
 # Sweeps that have no finished run here are drawn from the committed results in figures/.
 figures: setup ## draw the figures and tables of the sweeps, and collect all figures of the reference run in figures/
-	.venv/bin/python -m weaktr run --preset demo --run-folder papermill_runs/reference --stages 06
-	.venv/bin/python -m weaktr figures papermill_runs/reference figures
+	.venv/bin/weaktr run --preset demo --run-folder papermill_runs/reference --stages 06
+	.venv/bin/weaktr figures papermill_runs/reference figures
 
 bench: setup ## measure speed side by side with the plain limit and the released way; draws how cost grows
 	for file in cam_step low_memory cam_generation sliding_windows seg_step attention threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
-lint: setup ## check style, and that notebooks carry no outputs
+lint: setup ## check style and types, and that notebooks carry no outputs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	$(if $(NOTEBOOKS),$(STRIP) --verify $(NOTEBOOKS))
 
 format: setup ## apply the style, and strip outputs from the notebooks

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/cam_generation.py
 
-From JPEG files to CAM files. The released way, written here from METHOD.md: a view at a time, all maps stacked. All
-ways run in one process and so have the good of `processes.KEEP_FREED_MEMORY`, where the shell sets it. Random weights and images: the time
-of the network does not depend on them.
+From JPEG files to CAM files. The released way, written here from docs/method.md: a view at a time, all maps stacked.
+All ways run in one process, as kernels do with `processes.KEEP_FREED_MEMORY` in their environment where the shell sets
+it. Random weights and images: the time of the network does not depend on them.
 """
 
 import tempfile

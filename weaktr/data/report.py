@@ -1,4 +1,4 @@
-"""What `python -m weaktr data check` prints: is this data what one thinks it is?"""
+"""What `weaktr data check` prints: is this data what one thinks it is?"""
 
 import contextlib
 import hashlib

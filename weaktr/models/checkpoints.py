@@ -97,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Any], State]:
             f"checkpoint {path} cannot be read ({error}); it is truncated or not a safetensors file"
         ) from error
     if header is None:
-        raise UserError(f"checkpoint {path} was not written by weaktr; `python -m weaktr import` reads released ones")
+        raise UserError(f"checkpoint {path} was not written by weaktr; `weaktr import` reads released ones")
     if header["format"] != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {header['format']}, and this version of weaktr reads {FORMAT}; run the "

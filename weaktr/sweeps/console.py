@@ -1,4 +1,4 @@
-"""What `python -m weaktr sweep` shows: a live table on a terminal, one line per finished run elsewhere."""
+"""What `weaktr sweep` shows: a live table on a terminal, one line per finished run elsewhere."""
 
 import contextlib
 import math

@@ -119,9 +119,7 @@ def check_parameters(given: Mapping[str, Any], stages: Mapping[str, Mapping[str,
     values = {name: parameter.default for name, parameter in known.items()}
     for name, value in given.items():
         if name not in known:
-            raise ParameterError(
-                f"unknown parameter {name!r}{near(name, known)}; `python -m weaktr parameters` lists all"
-            )
+            raise ParameterError(f"unknown parameter {name!r}{near(name, known)}; `weaktr parameters` lists all")
         if isinstance(value, str):
             value = _parsed(value, known[name])
         values[name] = checked(name, value, known[name])

@@ -28,7 +28,7 @@ DEMO = Preset(
     summary="The whole pipeline on the embedded data set",
     cost="10 to 12 minutes on two CPU cores that multiply bfloat16, some 24 on older ones (computed)",
     expected="75.0 ± 1.1 % mIoU on val, three seeds; 79 % with true masks",
-    command="make demo, or python -m weaktr run --preset demo",
+    command="make demo, or weaktr run --preset demo",
     parameters={},
 )
 DEMO_SMALL = Preset(
@@ -36,7 +36,7 @@ DEMO_SMALL = Preset(
     summary="The demo at a quarter of its size, for sweeps of many runs",
     cost="3 to 9 minutes on two CPU cores; a sweep shares most of it between its runs",
     expected="57.9 ± 3.1 % mIoU on val, three seeds",
-    command="python -m weaktr sweep sweeps/demo/*.toml",
+    command="weaktr sweep sweeps/demo/*.toml",
     parameters={
         "train_list": "train_aug:500",
         "cam_epochs": 8,
@@ -52,7 +52,7 @@ SMOKE = Preset(
     summary="All notebooks with next to no training",
     cost="about 80 seconds on two CPU cores, and 20 more for drawing the data the first time",
     expected="poor masks",
-    command="python -m weaktr run --preset smoke",
+    command="weaktr run --preset smoke",
     parameters={
         "train_list": "smoke:32",
         "eval_list": "smoke:32",
@@ -69,7 +69,7 @@ VOC_MINI = Preset(
     summary="Some photographs in VOC12's layout with the small backbone",
     cost="a few minutes on two CPU cores for some dozens of photographs",
     expected="poor masks; for real ones the method needs an ImageNet backbone and all of VOC12",
-    command="python -m weaktr run --preset voc_mini --set data_root=<the folder that holds VOCdevkit>",
+    command="weaktr run --preset voc_mini --set data_root=<the folder that holds VOCdevkit>",
     parameters={
         "dataset": "voc12",
         "train_list": "train",
@@ -170,7 +170,7 @@ PHOTOGRAPHS = Preset(
     summary="Your own photographs, a folder with labels.csv, the published way",
     cost="that of voc12_deit_s for as many images",
     expected="unknown. No mask chooses anything: the background score and the start of clipping are found without",
-    command="python -m weaktr run --preset photographs --set data_root=<folder of labels.csv>",
+    command="weaktr run --preset photographs --set data_root=<folder of labels.csv>",
     parameters=OWN_PHOTOGRAPHS,
 )
 
@@ -183,7 +183,7 @@ VOC12_CAM = Preset(
     summary="Step 1 on VOC12 with DeiT-S",
     cost=f"1.5 to 6 minutes {COMPUTED}",
     expected="69.4 % mIoU of CAM labels on train (1,464), CRF; its authors chose score and epoch by masks",
-    command="python -m weaktr run --preset voc12_cam --stages 01 02 03 --set data_root=<folder of VOCdevkit>",
+    command="weaktr run --preset voc12_cam --stages 01 02 03 --set data_root=<folder of VOCdevkit>",
     parameters=VOC12,
     differences=STEP_1_DIFFERS.format(images="1,464", score=VOC12["threshold"]),
 )
@@ -192,7 +192,7 @@ COCO14_CAM = Preset(
     summary="Step 1 on COCO14 with DeiT-S",
     cost=f"11 to 45 minutes {COMPUTED}",
     expected="42.6 % mIoU of CAM labels on train (82,081), CRF; its authors chose score and epoch by masks",
-    command="python -m weaktr run --preset coco14_cam --stages 01 02 03 --set data_root=<folder of images/>",
+    command="weaktr run --preset coco14_cam --stages 01 02 03 --set data_root=<folder of images/>",
     parameters=COCO14,
     differences=STEP_1_DIFFERS.format(images="1,250", score=COCO14["threshold"]),
 )
@@ -214,7 +214,7 @@ def _with_step_2(
             summary=f"WeakTr on {title}, step 2 with {in_print}",
             cost=f"{hours} {COMPUTED}",
             expected=f"{val} % mIoU on val ({val_size}), {train} % on train ({train_size}), six scales mirrored, CRF",
-            command=f"python -m weaktr run --preset {name} --set data_root=<folder of the data>",
+            command=f"weaktr run --preset {name} --set data_root=<folder of the data>",
             parameters=step_1 | own,
             differences=differences,
         )

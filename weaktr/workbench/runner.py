@@ -261,7 +261,7 @@ def _failure(notebook: Path, executed: Path, error: Any) -> str:
     code = [line.strip() for line in error.source.splitlines()]
     code = [line for line in code if line and not line.startswith("#")]
     first_line = code[0] if code else ""
-    own = {kind.__name__ for kind in (UserError, *UserError.__subclasses__())}
+    own = {UserError.__name__, *(kind.__name__ for kind in UserError.__subclasses__())}
     what = error.evalue if error.ename in own else f"{error.ename}: {error.evalue}"
     return (
         f"{what}\n  in {short(notebook)}, cell [{error.exec_count}] {first_line!r}\n"
