@@ -171,6 +171,11 @@ def test_label_outside_the_classes_is_named_by_number(scenes):
     )
 
 
+def test_a_grid_without_masks_has_no_legend(scenes):
+    figure = plots.qualitative_grid([{"photograph": scenes[0][0]}], CLASSES)
+    assert check(figure) == ["photograph"] and not figure.legends
+
+
 def test_cam_stages(scenes, rng):
     rows = []
     for i, (image, mask) in enumerate(scenes):
@@ -348,6 +353,8 @@ def test_clipping_history(rng, length):
     history = history.assign(known_active=history["known"] * active, wrong_active=history["wrong"] * active)
     figure = plots.clipping_history(history, "train (9 images)", start_value=0.8)
     assert {"start value 0.80", "epoch", "Share of clipped pixels"} <= set(check(figure)) and len(figure.axes) == 3
+    unknown = plots.clipping_history(history, "train (9 images)", start_value=float("nan"))
+    assert not any(text.startswith("start value") for text in check(unknown))
     precision, recall, base = (np.asarray(line.get_ydata()) for line in figure.axes[2].lines)
     assert np.isnan([part[: length // 2] for part in (precision, recall, base)]).all()
     last = history.iloc[-max(1, length // 25) :].sum()

@@ -152,7 +152,9 @@ def fit(figure: Figure) -> Figure:
 
 
 def colour_legend(figure: Figure, colours: Mapping[str, Any], *, above: bool = False) -> None:
-    """Legend of {label: colour} below or above the axes, in as many lines as the figure's width asks for."""
+    """Legend of {label: colour} below or above the axes, in as many lines as its width asks for; none of nothing."""
+    if not colours:
+        return
     handles = [
         Patch(facecolor=colour, edgecolor="0.6", linewidth=0.5, label=label) for label, colour in colours.items()
     ]

@@ -135,7 +135,7 @@ def clipping_history(history: pd.DataFrame, on: str, start_value: float | None =
         history: a row per logged iteration with epoch, loss, loss_unclipped and the pixel counts of
             `method.clipping.RECORDED`.
         on: the list, with its size.
-        start_value: the loss from which on pixels are clipped.
+        start_value: the loss from which on pixels are clipped; None or NaN before it is known.
     """
     figure = Figure(figsize=(WIDTH, 5.2))
     losses, share, finds = figure.subplots(3, 1, height_ratios=[1.3, 0.8, 1.1])
@@ -162,7 +162,7 @@ def _clipped_losses(ax: Axes, history: pd.DataFrame, window: int, start_value: f
         mean = logged.rolling(window, min_periods=1).mean()
         ax.plot(history["epoch"], logged, color=line.colour, alpha=0.25, linewidth=0.7)
         ax.plot(history["epoch"], mean, color=line.colour, linestyle=line.dashes, label=line.label)
-    if start_value is not None:
+    if start_value is not None and np.isfinite(start_value):
         ax.axhline(start_value, color=VERMILLION, linestyle=":", label=f"start value {start_value:.2f}")
     ax.set_ylim(0, None)
     ax.legend(loc="upper right", ncols=3)
