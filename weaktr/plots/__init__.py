@@ -22,6 +22,7 @@ from .cams import (
     cam_stages,
     curves,
     head_correlation,
+    head_weight_histogram,
     head_weights,
     score_histogram,
     seed_view,
@@ -32,7 +33,14 @@ from .labels import clipped_pixels, crf_gain, iou_comparison, label_grid
 from .parts import colour_mask, heat
 from .style import COLUMN, WIDTH, use_style
 from .sweeps import main_rows, published, sweep
-from .training import clipping_history, co_occurrence, per_class_bars, sample_sheet, training_history
+from .training import (
+    clipping_history,
+    co_occurrence,
+    head_weight_history,
+    per_class_bars,
+    sample_sheet,
+    training_history,
+)
 
 __all__ = [
     "COLUMN",
@@ -49,6 +57,8 @@ __all__ = [
     "crf_gain",
     "curves",
     "head_correlation",
+    "head_weight_histogram",
+    "head_weight_history",
     "head_weights",
     "heat",
     "iou_comparison",

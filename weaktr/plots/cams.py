@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.metrics import seed_mask
 from .parts import Line, Row, add_title, bare, class_legend, draw_lines, fit, grid, heat_map, overlay, show, stretched
@@ -174,6 +175,31 @@ def _weight_strip(ax: Axes, weights: np.ndarray, std: np.ndarray) -> None:
     ax.set_xticks(range(1, layers + 1))
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.grid(False, axis="x")
+
+
+@style()
+def head_weight_histogram(weights: np.ndarray, on: str) -> Figure:
+    """How the weights of all attention heads are distributed; the legend says their mean and spread.
+
+    Args:
+        weights: learned weights of all heads, such as (L, H), mean over images, in 0…1; the axis reaches further for
+            fusions whose weights do.
+        on: the list, with its size.
+    """
+    weights = np.ravel(weights)
+    top = max(1, weights.max())
+    mean = weights.mean()
+    std = weights.std()
+    spread = f"{std:.2f}" if std >= 0.005 else "below 0.005"
+    figure = Figure(figsize=(COLUMN, 2.5))
+    ax = figure.subplots()
+    ax.hist(weights, np.linspace(0, top, 51).tolist(), color=SKY)
+    ax.axvline(mean, color=BLACK, linestyle="--", linewidth=1, label=f"mean {mean:.2f}, standard deviation {spread}")
+    ax.set(title=f"Weights of the {weights.size} heads\n{on}", xlabel="weight in the fusion", ylabel="heads")
+    ax.set_xlim(-0.02 * top, 1.02 * top)  # a bar at an end is seen whole
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    figure.legend(loc="outside lower center")
+    return figure
 
 
 @style()

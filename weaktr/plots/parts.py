@@ -152,7 +152,7 @@ def fit(figure: Figure) -> Figure:
 
 
 def colour_legend(figure: Figure, colours: Mapping[str, Any], *, above: bool = False) -> None:
-    """Legend of {label: colour} below or above the axes, in as many lines as the figure's width asks for; none without colours."""
+    """Legend of {label: colour} below or above the axes, in as many lines as its width asks for; none of nothing."""
     if not colours:
         return
     handles = [

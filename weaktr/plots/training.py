@@ -1,7 +1,7 @@
 """Figures of the two trainings and of the data they see: notebook 01, and the history of notebook 04."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,12 @@ CLIPPING_FINDS = (
     Line("recall", "recall: wrong labels that are clipped", ORANGE, "-."),
     Line("chance", "wrong labels among all pixels (clipping at random)", BLACK, ":"),
 )
+HEAD_WEIGHT_MEAN = Line("head_weight_mean", "mean of all heads", BLACK)
+HEAD_WEIGHT_SPREADS = (
+    Line("head_weight_std", "std over heads", BLUE, "-"),
+    Line("head_weight_images_std", "std over images", ORANGE, "--"),
+)
+CLASS_ATTENTION = Line("class_attention_correlation", "between classes of an image", VERMILLION)
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,6 +121,61 @@ def training_history(history: pd.DataFrame, on: str) -> Figure:
     for ax in (losses, precision, rate):
         _over_epochs(ax)
     return figure
+
+
+@style()
+def head_weight_history(history: pd.DataFrame, on: str) -> Figure:
+    """Whether the training of step 1 moves the weights of the attention heads, and the classes' attention apart.
+
+    Left the weights themselves, in the middle their spread, enlarged; at the right how alike the attention maps of the
+    classes of an image are: at 1 the class tokens are still copies of each other.
+
+    Args:
+        history: a row per measurement with epoch (whole or not), and of the weights of all heads head_weight_mean,
+            head_weight_std, head_weight_min and head_weight_max (over heads, of the means over images),
+            head_weight_images_std (over images, mean of the heads), and class_attention_correlation (-1…1); NaN where
+            nothing was measured.
+        on: the list of the measurements, with its size.
+    """
+    measured = history.dropna(subset="head_weight_mean")
+    figure = Figure(figsize=(WIDTH, 2.9))
+    weights, spread, attention = figure.subplots(1, 3)
+    _head_weights(weights, measured)
+    draw_lines(spread, measured["epoch"], measured, _with_markers(HEAD_WEIGHT_SPREADS, measured))
+    draw_lines(attention, measured["epoch"], measured, _with_markers([CLASS_ATTENTION], measured))
+    attention.axhline(1, color=GREY, linestyle=":", label="1: copies of each other")
+    weights.set_title(f"Weights of the heads\n{on}")
+    spread.set_title("Their spread, enlarged\n(standard deviation)")
+    attention.set_title("Attention of the classes:\ncorrelation")
+    widest = measured[[line.column for line in HEAD_WEIGHT_SPREADS]].max(axis=None)
+    spread.set_ylim(0, 1.1 * widest if widest > 0 else 1e-3)
+    spread.ticklabel_format(axis="y", style="plain", useOffset=False)
+    attention.set_ylim(min(0, measured[CLASS_ATTENTION.column].min() - 0.05), 1.05)
+    for ax in (weights, spread, attention):
+        _over_epochs(ax)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _head_weights(ax: Axes, history: pd.DataFrame) -> None:
+    """Mean weight with two bands: all heads, and one standard deviation over heads."""
+    epoch = history["epoch"]
+    mean = history["head_weight_mean"]
+    std = history["head_weight_std"]
+    least = history["head_weight_min"]
+    greatest = history["head_weight_max"]
+    # The outlines keep the bands visible where they are thin, and where there is only one epoch.
+    ax.fill_between(epoch, least, greatest, color=SKY, alpha=0.3, linewidth=1, label="least to greatest head")
+    ax.fill_between(epoch, mean - std, mean + std, color=BLUE, alpha=0.4, linewidth=1, label="mean ± std over heads")
+    draw_lines(ax, epoch, history, _with_markers([HEAD_WEIGHT_MEAN], history))
+    top = max(1, greatest.max())
+    ax.set_ylim(-0.02 * top, 1.05 * top)
+
+
+def _with_markers(lines: Iterable[Line], table: pd.DataFrame) -> list[Line]:
+    """Lines of few points with a mark at each, so that a single point shows too."""
+    marker = "o" if len(table) <= 30 else ""
+    return [line._replace(marker=marker) for line in lines]
 
 
 def _over_epochs(ax: Axes) -> None:
