@@ -209,7 +209,7 @@ def import_papermill() -> ModuleType:
     """The module papermill, imported as if rfc3987_syntax was not installed.
 
     jsonschema, which papermill imports, compiles that package's grammar for a format that no notebook uses: importing
-    papermill takes 3.4 s of CPU time with it and 0.7 s without (jsonschema's issue 1428).
+    papermill takes 3.4 s of CPU time with it and 0.7 s without (jsonschema's #1428).
     """
     grammar = "rfc3987_syntax"
     if grammar not in sys.modules:
