@@ -96,19 +96,35 @@ def test_figures_are_collected_with_their_sources(two_runs, capsys):
     out = two_runs[0].parent / "out"
     assert main(["figures", str(two_runs[0]), str(out)]) == 0
     sources = pd.read_csv(out / "sources.csv").set_index("file")
-    assert sorted(path.name for path in out.iterdir()) == sorted([*sources.index, "sources.csv"])
-    assert set(sources.index) == {"01_empty.pdf", "01_empty.png", "01_empty.csv"}
+    files = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted([*sources.index, "sources.csv"])
+    assert set(sources.index) == {f"01_first/empty.{kind}" for kind in ("pdf", "png", "csv")}
     manifest = json.loads((two_runs[0] / "01_first/manifest.json").read_text())
-    row = sources.loc["01_empty.csv"]
+    row = sources.loc["01_first/empty.csv"]
     assert (row["stage"], row["key"], row["seed"]) == ("01_first", manifest["key"], 504)
     assert row["commit"] == manifest["git"]["commit"]
-    assert (out / "01_empty.csv").read_text() == "class,ap\nbear,1.5\n"
+    assert (out / "01_first/empty.csv").read_text() == "class,ap\nbear,1.5\n"
 
     (two_runs[0] / "01_first/figures/empty.pdf").unlink()  # as in a clone, which has it among the collected ones only
-    (out / "01_empty.png").unlink()
+    (out / "01_first/empty.png").unlink()
     (two_runs[0] / "01_first/figures/empty.png").unlink()
     assert main(["figures", str(two_runs[0]), str(out)]) == 0
-    assert pd.read_csv(out / "sources.csv")["file"].tolist() == ["01_empty.csv", "01_empty.pdf"]
+    assert pd.read_csv(out / "sources.csv")["file"].tolist() == ["01_first/empty.csv", "01_first/empty.pdf"]
+
+
+def test_figures_of_a_sweep_are_collected_in_its_folder(two_runs):
+    """One name may begin another: demo_clipping, demo_clipping_scope."""
+    stage = two_runs[0] / "01_first"
+    names = [f"{sweep}_{what}.csv" for sweep in ("demo_a", "demo_a_b") for what in ("summary", "runs", "table")]
+    for name in names:
+        (stage / name).write_text("x\n")
+    for name in ("sweep_demo_a.png", "sweep_demo_a_b.png", "sweep_demo_a_b_one_column.png"):
+        (stage / "figures" / name).write_text("x\n")
+    sources = reports.collect_figures(two_runs[0], two_runs[0].parent / "swept")
+    found = {path for path in sources["file"] if path.startswith("sweeps/")}
+    own = {"demo_a": {"sweep_demo_a.png"}, "demo_a_b": {"sweep_demo_a_b.png", "sweep_demo_a_b_one_column.png"}}
+    tables = {sweep: {f"{sweep}_{what}.csv" for what in ("summary", "runs", "table")} for sweep in own}
+    assert found == {f"sweeps/{sweep}/{name}" for sweep in own for name in own[sweep] | tables[sweep]}
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):

@@ -482,13 +482,15 @@ def test_results_are_read_back_where_the_runs_are_gone(swept):
     assert made[3] == "4 finished runs"
     shutil.rmtree(sweep.folder)
     assert results.load(sweep, swept, swept / "notebooks")[3] == "no finished run"
+    kept = swept / "sweeps" / sweep.name
+    kept.mkdir(parents=True)
     for name, frame in zip((f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs"), made):
-        frame.to_csv(swept / f"06_{name}.csv", index=False)
+        frame.to_csv(kept / f"{name}.csv", index=False)
     table, found, manifests, source = results.load(sweep, swept, swept / "notebooks")
     assert source == "the committed reference" and len(table) == 4 and found["mean"].equals(made[1]["mean"])
     assert set(table["key"]) <= set(manifests["key"])
     assert found["is_baseline"].tolist() == [True, False]
-    manifests.assign(data_fingerprint="another").to_csv(swept / f"06_{sweep.name}_runs.csv", index=False)
+    manifests.assign(data_fingerprint="another").to_csv(kept / f"{sweep.name}_runs.csv", index=False)
     assert "made with an earlier version of the data" in results.load(sweep, swept, swept / "notebooks")[3]
 
 

@@ -240,8 +240,8 @@ def load(
 
     Args:
         sweep: The sweep.
-        otherwise: A folder such as figures/, which holds 06_sweep_<sweep>.csv, 06_<sweep>_summary.csv and
-            06_<sweep>_runs.csv of an earlier time: read where no run is finished.
+        otherwise: A folder such as figures/, which holds sweep_<sweep>.csv, <sweep>_summary.csv and <sweep>_runs.csv of
+            an earlier time in sweeps/<sweep>/: read where no run is finished.
         notebooks: The folder of the notebooks.
 
     Returns:
@@ -254,7 +254,7 @@ def load(
             return *made, f"{len(runs)} finished runs"
     if otherwise:
         names = (f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs")
-        paths = [Path(otherwise) / f"06_{name}.csv" for name in names]
+        paths = [Path(otherwise) / "sweeps" / sweep.name / f"{name}.csv" for name in names]
         if all(path.is_file() for path in paths):
             kept = Tables(*map(pd.read_csv, paths))
             return *kept, "the committed reference" + _earlier_data(sweep, kept.runs, notebooks)

@@ -154,9 +154,10 @@ def _values_by_name(stages: Iterable[Path]) -> dict[str, float]:
 
 
 def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
-    """Copy what the stages of a run drew into the folder `target`, as <NN>_<name>, with sources.csv.
+    """Copy what the stages of a run drew into the folder `target`, with sources.csv.
 
-    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown.
+    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown. A stage has its folder there, and so
+    has a sweep, as sweeps/<sweep>.
 
     Args:
         run_folder: As for `finished_stages`.
@@ -183,7 +184,7 @@ def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
             "seed": manifest["seed"],
         }
         for path in sorted(path for pattern in COLLECTED for path in stage.glob(pattern)):
-            name = f"{stage.name[:2]}_{path.name}"
+            name = f"{_collected_in(stage, path)}/{path.name}"
             with atomic(target / name) as aside:
                 shutil.copyfile(path, aside)
             rows.append({"file": name, **source})
@@ -191,6 +192,17 @@ def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
     with atomic(target / "sources.csv") as aside:
         sources.to_csv(aside, index=False)
     return sources
+
+
+def _collected_in(stage: Path, path: Path) -> str:
+    """The folder that a file of a stage is collected in: the stage's, or that of the sweep which it shows."""
+    for summary in stage.glob("*_summary.csv"):
+        sweep = summary.stem.removesuffix("_summary")
+        figures = (f"sweep_{sweep}", f"sweep_{sweep}_one_column")
+        tables = (f"{sweep}_table", f"{sweep}_summary", f"{sweep}_runs")
+        if path.stem in figures + tables:
+            return f"sweeps/{sweep}"
+    return stage.name
 
 
 def _with_earlier(sources: pd.DataFrame, target: Path) -> pd.DataFrame:
