@@ -28,12 +28,14 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from ..errors import RunError
+from ..processes import KEEP_FREED_MEMORY
 from .stage import RUNNER
 
 # Not the inline backend, which wants a shell. Each kernel would load the debugger, which nobody uses: 0.14 of 0.31 s.
 LOADED = ("ipykernel.kernelapp", "ipykernel.debugger", "seaborn", "sklearn.metrics", "timm")
 FORKS = sys.platform == "linux"  # elsewhere libraries are not fork-safe; kernels start cold there
 ENVIRONMENT = {
+    **KEEP_FREED_MEMORY,
     # Also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.

@@ -156,8 +156,8 @@ def _values_by_name(stages: Iterable[Path]) -> dict[str, float]:
 def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
     """Copy what the stages of a run drew into the folder `target`, with sources.csv.
 
-    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown. A stage has its folder there, and so
-    has a sweep, as sweeps/<sweep>.
+    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown. A stage has its folder there, and
+    so has a sweep, as sweeps/<sweep>.
 
     Args:
         run_folder: As for `finished_stages`.
