@@ -4,11 +4,13 @@ import os
 import pickle
 
 import naive
+import numpy as np
 import pytest
 import torch
 
 from weaktr.__main__ import main
 from weaktr.errors import UserError
+from weaktr.method.segmentation import image_views, segment
 from weaktr.models.cam import create_cam_model
 from weaktr.models.checkpoints import import_released, load_model, save_model
 from weaktr.models.released import import_released_cam, import_released_segmenter
@@ -90,6 +92,33 @@ def test_step_two(tmp_path, kind):
     model, x = load_model(path, step="segmenter"), torch.randn(1, 3, 40, 32)
     expected = import_released_segmenter(state, num_heads=3, decoder_heads=2).eval()
     assert torch.equal(model(x), expected(x))
+
+
+def test_an_imported_segmenter_says_how_it_was_evaluated(tmp_path):
+    """Import, then predict: the scores of the released evaluation, early masks and all, from what the file says."""
+    state = naive.random_segmenter_checkpoint("vit")
+    _, path = import_released(saved(tmp_path, state), tmp_path / "ours.safetensors", num_heads=3, decoder_heads=2)
+    model = load_model(path, step="segmenter")
+    inference = model.details["inference"]
+    assert inference["early_weight"] == 0.8 and len(inference["scales"]) == 6 and inference["mirror"]
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    small = inference | {"base_size": 32, "window": 32, "stride": 20}
+    found = segment(model, image, **small)
+    last_alone = segment(model, image, **small | {"early_weight": 0.0})
+    assert np.allclose(found.sum(0), 1.8, atol=1e-5) and np.allclose(last_alone.sum(0), 1, atol=1e-5)
+    views, flips = image_views(model, image, small["scales"], 32, mirror=True)
+    state = {name: tensor.double() for name, tensor in state.items()}
+    expected = naive.two_mask_scores(
+        lambda x: naive.segmenter(state, x, 3, 2, blocks=1),
+        lambda x: naive.segmenter(state, x, 3, 2),
+        0.8,
+        [view[None].double() for view in views],
+        flips,
+        image.shape[:2],
+        32,
+        20,
+    )
+    assert naive.error(torch.from_numpy(found), expected) < 2e-5
 
 
 def test_normalisation_is_kept_in_the_file(tmp_path):

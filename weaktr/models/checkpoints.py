@@ -15,7 +15,13 @@ from ..errors import UserError
 from ..files import atomic
 from .backbones import NORMALISATIONS, ImageSize
 from .cam import CamModel, create_cam_model
-from .released import import_released_cam, import_released_model, import_released_segmenter, released_names
+from .released import (
+    RELEASED_INFERENCE,
+    import_released_cam,
+    import_released_model,
+    import_released_segmenter,
+    released_names,
+)
 from .segmenter import Segmenter, create_segmenter
 from .weights import State, read_weights
 
@@ -154,5 +160,7 @@ def import_released(
     for names in (VOC_CLASSES, COCO_CLASSES):
         if len(names) + background == model.config["num_classes"]:
             details["classes"] = list(names)
+    if background:
+        details["inference"] = RELEASED_INFERENCE
     save_model(model, output, **details)
     return model, output

@@ -15,6 +15,15 @@ from .segmenter import Segmenter, create_segmenter
 from .weights import State, refuse_misshapen
 
 FUSION = "adaptive_attention_fusion."
+# How the documented commands evaluate step 2 (docs/method.md, "Evaluation"): keywords of `method.segmentation.segment`.
+RELEASED_INFERENCE = {
+    "scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
+    "mirror": True,
+    "base_size": 520,
+    "window": 480,
+    "stride": 320,
+    "early_weight": 0.8,
+}
 FUSION_LAYERS = (
     "attn_feat_ffn.0.weight",
     "attn_feat_ffn.0.bias",
