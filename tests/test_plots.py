@@ -285,6 +285,52 @@ def test_training_history_of_one_epoch(history):
     assert "1" in check(one) and not any(text.startswith("0.9") for text in check(one))
 
 
+def head_weight_table(weights, correlation):
+    """What the training of step 1 logs of weights (epochs, heads)."""
+    return pd.DataFrame(
+        {
+            "epoch": np.arange(1, len(weights) + 1),
+            "head_weight_mean": weights.mean(1),
+            "head_weight_std": weights.std(1),
+            "head_weight_min": weights.min(1),
+            "head_weight_max": weights.max(1),
+            "head_weight_images_std": 0.1 * weights.std(1),
+            "class_attention_correlation": correlation,
+        }
+    )
+
+
+@pytest.mark.parametrize("low, high", [(1.0, 1.0), (0.9998, 1.0), (0.48, 0.52), (0.0, 1.0), (0.0, 6.0)])
+@pytest.mark.parametrize("epochs", [1, 12, 200])
+def test_head_weight_history(rng, low, high, epochs):
+    weights = rng.uniform(low, high, (epochs, 24))
+    table = head_weight_table(weights, np.linspace(1, -0.2, epochs))
+    table.loc[1:2] = np.nan  # nothing was measured
+    measured = table.dropna()
+    figure = plots.head_weight_history(table, "val (9 images)")
+    texts = check(figure)
+    assert {"Weights of the heads\nval (9 images)", "std over heads", "mean ± std over heads", "epoch"} <= set(texts)
+    mean, spread, attention = figure.axes
+    np.testing.assert_array_equal(mean.lines[0].get_ydata(), measured["head_weight_mean"])
+    np.testing.assert_array_equal(spread.lines[0].get_ydata(), measured["head_weight_std"])
+    np.testing.assert_array_equal(spread.lines[1].get_ydata(), measured["head_weight_images_std"])
+    np.testing.assert_array_equal(attention.lines[0].get_ydata(), measured["class_attention_correlation"])
+    band = mean.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == measured["head_weight_min"].min() and band.max() == measured["head_weight_max"].max()
+    inner = mean.collections[1].get_paths()[0].vertices[:, 1]
+    assert inner.max() == (measured["head_weight_mean"] + measured["head_weight_std"]).max()
+    # equal weights must look so in the left panel, whose scale is theirs, and be distinguished in the enlarged one
+    top = max(1, measured["head_weight_max"].max())
+    assert mean.get_ylim() == pytest.approx((-0.02 * top, 1.05 * top))
+    assert spread.get_ylim()[1] <= max(1e-3, 1.2 * measured["head_weight_std"].max())
+    assert attention.get_ylim()[0] <= measured["class_attention_correlation"].min() and attention.get_ylim()[1] > 1
+
+
+def test_head_weight_history_without_a_measurement():
+    nothing = head_weight_table(np.full((3, 8), np.nan), np.nan)
+    assert "Weights of the heads\nval (9)" in check(plots.head_weight_history(nothing, "val (9)"))
+
+
 def test_per_class_bars():
     values = pd.Series([60.0, np.nan, 90.0], ["bear", "cat", "owl"])
     figure = plots.per_class_bars(values, "AP by class", "AP (%)")
@@ -305,6 +351,26 @@ def test_head_weights(rng, layers, heads):
     assert figure.axes[0].collections[0].get_clim() == (0, 1)
     equal = plots.head_weights(0.9995 + 0.0005 * weights, 1e-4 * np.ones_like(weights), "val")
     assert {"0.9996", "0.9997", "0.9998", "0.9999"} & set(check(equal))
+
+
+@pytest.mark.parametrize(
+    "low, high, words",
+    [
+        (1.0, 1.0, "mean 1.00, standard deviation below 0.005"),
+        (0.48, 0.52, "mean 0.50, standard deviation 0.01"),
+        (0.0, 1.0, "mean 0.50, standard deviation 0.30"),
+        (0.0, 12.0, "mean 6.00, standard deviation 3.61"),
+    ],
+)
+def test_head_weight_histogram(low, high, words):
+    weights = np.linspace(low, high, 24).reshape(8, 3)
+    figure = plots.head_weight_histogram(weights, "64 images of val")
+    assert {words, "Weights of the 24 heads\n64 images of val", "weight in the fusion"} <= set(check(figure))
+    (ax,) = figure.axes
+    assert sum(bar.get_height() for bar in ax.patches) == 24
+    filled = [bar for bar in ax.patches if bar.get_height()]
+    assert filled[0].get_x() <= low + 1e-9 and filled[-1].get_x() + filled[-1].get_width() >= high - 1e-9
+    assert ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > max(1, high), "a bar at an end is seen whole"
 
 
 def test_threshold_curve(curve):

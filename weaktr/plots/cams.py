@@ -193,7 +193,7 @@ def head_weight_histogram(weights: np.ndarray, on: str) -> Figure:
     spread = f"{std:.2f}" if std >= 0.005 else "below 0.005"
     figure = Figure(figsize=(COLUMN, 2.5))
     ax = figure.subplots()
-    ax.hist(weights, np.linspace(0, top, 51).tolist(), color=SKY)
+    ax.hist(weights, np.linspace(0, top, 26).tolist(), color=SKY, edgecolor="white", linewidth=0.5)
     ax.axvline(mean, color=BLACK, linestyle="--", linewidth=1, label=f"mean {mean:.2f}, standard deviation {spread}")
     ax.set(title=f"Weights of the {weights.size} heads\n{on}", xlabel="weight in the fusion", ylabel="heads")
     ax.set_xlim(-0.02 * top, 1.02 * top)  # a bar at an end is seen whole

@@ -141,8 +141,8 @@ def head_weight_history(history: pd.DataFrame, on: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.9))
     weights, spread, attention = figure.subplots(1, 3)
     _head_weights(weights, measured)
-    draw_lines(spread, measured["epoch"], measured, _with_markers(HEAD_WEIGHT_SPREADS, measured))
-    draw_lines(attention, measured["epoch"], measured, _with_markers([CLASS_ATTENTION], measured))
+    draw_lines(spread, measured["epoch"], measured, _or_points(HEAD_WEIGHT_SPREADS, measured))
+    draw_lines(attention, measured["epoch"], measured, _or_points([CLASS_ATTENTION], measured))
     attention.axhline(1, color=GREY, linestyle=":", label="1: copies of each other")
     weights.set_title(f"Weights of the heads\n{on}")
     spread.set_title("Their spread, enlarged\n(standard deviation)")
@@ -167,15 +167,14 @@ def _head_weights(ax: Axes, history: pd.DataFrame) -> None:
     # The outlines keep the bands visible where they are thin, and where there is only one epoch.
     ax.fill_between(epoch, least, greatest, color=SKY, alpha=0.3, linewidth=1, label="least to greatest head")
     ax.fill_between(epoch, mean - std, mean + std, color=BLUE, alpha=0.4, linewidth=1, label="mean ± std over heads")
-    draw_lines(ax, epoch, history, _with_markers([HEAD_WEIGHT_MEAN], history))
+    draw_lines(ax, epoch, history, _or_points([HEAD_WEIGHT_MEAN], history))
     top = max(1, greatest.max())
     ax.set_ylim(-0.02 * top, 1.05 * top)
 
 
-def _with_markers(lines: Iterable[Line], table: pd.DataFrame) -> list[Line]:
-    """Lines of few points with a mark at each, so that a single point shows too."""
-    marker = "o" if len(table) <= 30 else ""
-    return [line._replace(marker=marker) for line in lines]
+def _or_points(lines: Iterable[Line], table: pd.DataFrame) -> list[Line]:
+    """The lines, or marks in their place where the table has one row only, of which no line can be drawn."""
+    return [line._replace(marker="o") if len(table) == 1 else line for line in lines]
 
 
 def _over_epochs(ax: Axes) -> None:
