@@ -26,7 +26,7 @@ class Preset:
 DEMO = Preset(
     name="demo",
     summary="The whole pipeline on the embedded data set",
-    cost="10 to 12 minutes on two CPU cores that multiply bfloat16, some 24 on older ones (computed)",
+    cost="10 to 12 minutes on two CPU cores that multiply bfloat16, 20 on older ones",
     expected="75.0 ± 1.1 % mIoU on val, three seeds; 79 % with true masks",
     command="make demo, or weaktr run --preset demo",
     parameters={},
