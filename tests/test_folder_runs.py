@@ -51,8 +51,10 @@ def test_a_folder_without_masks_goes_end_to_end(tiny_dataset, tmp_path, capfd):
     given = {"dataset": "folder", "data_root": str(root), "train_list": "train", "cam_epochs": 1, "seg_epochs": 1}
     given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0]}
     runner.run(given, tmp_path / "run")
-    first, second, *others = [record["metric"] for record in metrics(tmp_path / "run")]
-    assert (first, second) == ("mAP (image labels)", "clipped pixels (%)")
+    measured = [record["metric"] for record in metrics(tmp_path / "run")]
+    step_1 = ["mAP (image labels)", "spread of the head weights", "correlation of the classes' attention"]
+    assert measured[:4] == [*step_1, "clipped pixels (%)"]
+    others = measured[4:]
     assert set(others) <= {"clipped pixels (%), where it clips"}, "what needs masks is left out"
     for place, count in (("03_pseudo_labels/labels", 8), ("05_evaluation/predictions/multi", 4)):
         assert len(list((tmp_path / "run" / place).glob("*.png"))) == count
