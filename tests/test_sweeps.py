@@ -20,7 +20,7 @@ from test_runs import PARAMETERS, write_notebook
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.models import weights
-from weaktr.sweeps import console, file, plan, pools, results, schedule, sharing
+from weaktr.sweeps import console, file, plan, pools, results, schedule, sharing, tables
 from weaktr.workbench import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,6 +167,10 @@ def test_grid_and_variants_multiply(place):
         ),
         ('list = "val"', 'lst = "val"', r"measure 'score': unknown entry 'lst', did you mean list"),
         ("[1, 2]", "504", r"seeds is 504; write it as seeds = \[ … \]"),
+        ('title = "Thresholds"', "title = 3", r'title is 3; write it as title = "…"'),
+        ('title = "Thresholds"', 'preset = ["demo"]', r"preset is \['demo'\]; write it as preset = "),
+        ('title = "Thresholds"', 'baseline = ["low"]', r"baseline is \['low'\]; write it as baseline = "),
+        (FILE, 'measure = ["score"]', r"a measure is 'score'; write \[\[measure\]\]"),
         ("[[measure]]", "[measure]", r"measure is \{.*; write it as \[\[measure\]\]"),
         ("[variants.low]", "[variants]\nlow = 3", r"variant 'low' is 3; write \[variants.low\]"),
         ("t = 0.8", "seed = 7", r"high: seed is set by the sweep itself; give `seeds`"),
@@ -365,7 +369,7 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
     started = subprocess.Popen([sys.executable, place / "go.py", place], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     here = place / "runs/demo_thresholds/low-seed1/01_first/here"
     try:
-        for _ in range(600):
+        for _ in range(1500):
             if here.exists():
                 break
             time.sleep(0.1)
@@ -472,7 +476,8 @@ def test_results_can_be_traced_and_summary_agrees_with_the_runs(swept):
     assert rows.loc["low", "low"] < low.mean() < rows.loc["low", "high"]
     assert rows.loc["high", "verdict"].startswith("score: high is better than low: +")
     text = results.text(found)
-    assert "mIoU (%)" in text and f"{low.mean():.1f} ± " in text
+    assert "mean ± SD" in text and f"{low.mean():.1f} ± " in text
+    assert tables.caption(sweep, found).startswith("Thresholds: mIoU (%), mean ± standard deviation (2 random seeds)")
     assert (sweep.folder / "summary.csv").is_file() and (sweep.folder / "results.csv").is_file()
 
 
@@ -502,6 +507,35 @@ def test_one_variant_compares_its_measures(swept):
     found = results.summary(sweep, results.results(sweep, swept / "notebooks")).set_index("measure")
     assert found.loc["b", "baseline"] == "a" and found.loc["b", "difference"] == 0
     assert "no difference" in found.loc["b", "verdict"]
+
+
+def test_a_table_says_of_which_metric_each_measure_is(swept):
+    """mIoU, mAP, and a metric whose name holds its unit; those without per-image counts have a mean and no interval."""
+    measures = [
+        {"label": "mask", "stage": "02_second", "metric": "mIoU"},
+        {"label": "rate", "stage": "01_first", "metric": "rate"},
+    ]
+    sweep = read(swept, {"seeds": [1, 2], "measure": measures}, "metrics")
+    go(swept, sweep)
+    _, found, _ = results.write_results(sweep, swept / "notebooks")
+    assert "metrics: mIoU (%) of “mask”; rate of “rate”, mean ± standard" in tables.caption(sweep, found)
+    table = tables.summary_table(found).set_index("measure")
+    assert table.loc["rate", ["mean ± SD", "95 % interval", "difference"]].tolist() == ["0.1 ± 0.0", "–", "–"]
+    assert table.loc["mask", "95 % interval"] != "–"
+
+
+@pytest.mark.parametrize(
+    "metrics, words",
+    [
+        (["mIoU of mask", "mIoU of CAM label"], "mIoU (%)"),
+        (["mAP (image labels)"], "mAP (%)"),
+        (["clipped pixels (%), where it clips"], "clipped pixels (%), where it clips"),
+        (["mIoU of mask", "mAP (image labels)", "mIoU of mask"], "mIoU (%) of “0”, “2”; mAP (%) of “1”"),
+    ],
+)
+def test_metrics_in_words(metrics, words):
+    measures = [{"label": str(i), "metric": metric} for i, metric in enumerate(metrics)]
+    assert tables.metrics_in_words(measures) == words
 
 
 def test_measures_on_different_lists_are_not_compared(place):

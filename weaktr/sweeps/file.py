@@ -41,14 +41,17 @@ from ..workbench.runner import select
 SWEEPS = "papermill_runs/sweeps"
 PRESET = "demo"  # where the file names none
 SEEDS = (504,)  # where the file names none
-ENTRIES = ("title", "question", "preset", "stages", "seeds", "baseline", "set", "variants", "grid", "measure")
-FORMS = {  # entry → the type of its value, how it is written
-    "seeds": (list, "seeds = [ … ]"),
+ENTRIES = {  # entry → the type of its value, how it is written
+    "title": (str, 'title = "…"'),
+    "question": (str, 'question = "…"'),
+    "preset": (str, 'preset = "…"'),
     "stages": (list, "stages = [ … ]"),
-    "measure": (list, "[[measure]]"),
+    "seeds": (list, "seeds = [ … ]"),
+    "baseline": (str, 'baseline = "…"'),
     "set": (dict, "[set]"),
     "variants": (dict, "[variants]"),
     "grid": (dict, "[grid]"),
+    "measure": (list, "[[measure]]"),
 }
 MEASURE_ENTRIES = ("label", "stage", "metric", "list", "list_size", "crf", "oracle", "threshold_from")
 MEASURE_NEEDS = {"label", "stage", "metric"}
@@ -126,10 +129,10 @@ def read_sweep(
         name = name or f"{entries.get('preset', PRESET)}_{Path(source).stem}"
     declared = catalogue(notebooks)
     with naming(f"sweep {name}"):
-        if not re.fullmatch(FOLDER_NAME, name):
-            raise ParameterError("its name becomes a folder's; give one of letters, digits and . = , + -")
         check_shape(entries)
         check_overrides(entries)
+        if not re.fullmatch(FOLDER_NAME, name):
+            raise ParameterError("its name becomes a folder's; give one of letters, digits and . = , + -")
         preset = entries.get("preset", PRESET)
         base = presets.get(preset).parameters | entries.get("set", {})
         stages = tuple(select(entries.get("stages"), declared))
@@ -179,12 +182,15 @@ def check_shape(entries: dict[str, Any]) -> None:
     for entry in entries:
         if entry not in ENTRIES:
             raise ParameterError(f"unknown entry {entry!r}{near(entry, ENTRIES)}; there are {', '.join(ENTRIES)}")
-    for entry, (kind, form) in FORMS.items():
+    for entry, (kind, form) in ENTRIES.items():
         if entry in entries and not isinstance(entries[entry], kind):
             raise ParameterError(f"{entry} is {entries[entry]!r}; write it as {form}")
     for entry in ("variants", "grid"):
         if entry in entries and not entries[entry]:
             raise ParameterError(f"[{entry}] is empty; give it an entry, or leave it out")
+    for measure in entries.get("measure", ()):
+        if not isinstance(measure, dict):
+            raise ParameterError(f"a measure is {measure!r}; write [[measure]] and its entries below")
 
 
 def check_overrides(entries: dict[str, Any]) -> None:

@@ -144,11 +144,8 @@ class Scheduler:
         try:
             job.result()
             run.finish_stage()
-        except (
-            BrokenExecutor,
-            UncompletedJobError,
-        ):  # runs that share the stage try it themselves: it can be continued
-            run.fail(f"{stage}: {KILLED}")
+        except (BrokenExecutor, UncompletedJobError):
+            run.fail(f"{stage}: {KILLED}")  # but not those that share the stage: they try it themselves
         except Exception as error:  # whatever it was, it is this run's: the others go on
             run.fail(f"{stage}: {error}")
             self.failed[recipe] = run

@@ -11,7 +11,7 @@ from ..plots.captions import runs_in_words, variant_in_words
 from ..workbench import presets
 from ..workbench.keys import stale
 from ..workbench.published import as_published, published
-from .file import Sweep
+from .file import Measure, Sweep
 
 NAMES = {"cam": "DeiT-S", "deit_s": "DeiT-S", "dinov2_s": "DINOv2-S", "vit_s": "ViT-S", "eva02_s": "EVA-02-S"}
 ESCAPES = str.maketrans(
@@ -69,7 +69,10 @@ def write(table: pd.DataFrame, folder: Path, name: str, caption: str = "") -> No
 
 # ── A sweep ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def summary_table(found: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `results.summary` that belong into a paper, numbers as text. Nothing is set in bold."""
+    """The columns of `results.summary` that belong into a paper, numbers as text. Nothing is set in bold.
+
+    The measures may be of different metrics: `caption` says of which.
+    """
     table = pd.DataFrame([_summary_row(row) for row in found.itertuples()])
     compares_measures = len(found) and found["by_measure"].iloc[0]
     return table.drop(columns="variant") if compares_measures else table
@@ -81,7 +84,7 @@ def _summary_row(row: Any) -> dict[str, Any]:
         "variant": variant_in_words(row.variant),
         "measure": row.measure + (" (oracle)" if row.oracle else ""),
         "runs": row.runs,
-        "mIoU (%)": f"{row.mean:.1f}{spread}",
+        "mean ± SD": f"{row.mean:.1f}{spread}",
         "95 % interval": _interval(row.low, row.high),
         "difference": NOTHING if pd.isna(row.difference) else f"{row.difference:+.1f}".replace("-", "−"),
         "its interval": _interval(row.difference_low, row.difference_high, sign="+"),
@@ -120,12 +123,29 @@ def caption(sweep: Sweep, found: pd.DataFrame) -> str:
     compares_measures = found["by_measure"].iloc[0]
     baseline = sweep.measures[0]["label"] if compares_measures else variant_in_words(sweep.baseline)
     text = (
-        f"{sweep.title}: mIoU, mean ± standard deviation ({runs_in_words(found['runs'])}), 95 % bootstrap "
-        f"interval over images and seeds. Differences are from “{baseline}”, on the same images and seeds."
+        f"{sweep.title}: {metrics_in_words(sweep.measures)}, mean ± standard deviation "
+        f"({runs_in_words(found['runs'])}), 95 % bootstrap interval over images and seeds. "
+        f"Differences are from “{baseline}”, on the same images and seeds."
     )
     if found["oracle"].any():
-        text += " Oracle: pixel masks had a part in it."
+        text += " Oracle: pixel masks were used."
     return text
+
+
+def metrics_in_words(measures: Iterable[Measure]) -> str:
+    """The metric of a sweep's measures with its unit; where there are several, each with the labels of its measures."""
+    labels: dict[str, list[str]] = {}
+    for measure in measures:
+        labels.setdefault(_with_unit(measure["metric"]), []).append(f"“{measure['label']}”")
+    if len(labels) == 1:
+        return next(iter(labels))
+    return "; ".join(f"{metric} of {', '.join(own)}" for metric, own in labels.items())
+
+
+def _with_unit(metric: str) -> str:
+    """What a metrics record calls its metric, without of what: "mIoU of mask" → "mIoU (%)"."""
+    name = metric.partition(" ")[0]
+    return f"{name} (%)" if name in IN_PERCENT else metric
 
 
 # ── The published results ─────────────────────────────────────────────────────────────────────────────────────────
