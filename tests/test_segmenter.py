@@ -15,7 +15,7 @@ from weaktr.models.backbones import make_vit
 from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.decoder import MaskTransformer
 from weaktr.models.released import import_released_segmenter, released_names
-from weaktr.models.segmenter import create_segmenter
+from weaktr.models.segmenter import create_segmenter, starting_position_mode
 
 KINDS = ["vit", "dinov2", "eva02"]
 GOLDENS = ["seg_vit", "seg_vit_multiscale", "seg_dinov2", "seg_eva02"]
@@ -158,7 +158,6 @@ def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
     ("backbone", "mode"),
     [
         ("vit_small_patch16_384", "bicubic"),
-        ("vit_small_patch16_384.augreg_in21k_ft_in1k", "bicubic"),
         ("deit_small_patch16_224", "bilinear"),
         ("vit_small_patch14_dinov2", "bilinear"),
         ("eva02_small_patch14_224", "bilinear"),
@@ -166,7 +165,9 @@ def test_weights_file_is_resized_bilinearly_and_kernels_bicubically(tmp_path):
 )
 def test_positions_of_the_published_vit_start_bicubic_and_all_others_bilinear(monkeypatch, backbone, mode):
     """ViT-S starts at 30 × 30 patches from 24 × 24, as the crops of 480 px; at other sizes it is resized as all are."""
-    native = make_vit(backbone, image_size=16, patch_size=16).state_dict()
+    with torch.device("meta"):
+        native = make_vit(backbone, image_size=16, patch_size=16).state_dict()
+    native = {name: 0.1 * torch.ones(tensor.shape) for name, tensor in native.items()}
     prefix = native["pos_embed"].shape[1] - 1
     native["pos_embed"] = torch.randn(1, prefix + 24 * 24, 384)
     monkeypatch.setattr("weaktr.models.segmenter.pretrained_state", lambda *_: native)
@@ -190,6 +191,12 @@ def test_positions_of_the_published_vit_start_bicubic_and_all_others_bilinear(mo
         model.encoder(x)
         patches = vit.patch_embed(x)
     assert torch.equal(seen[0][:, prefix:], patches.flatten(1, 2) + later.flatten(2).transpose(1, 2))
+
+
+def test_a_tag_of_the_weights_changes_nothing_of_how_positions_start():
+    assert starting_position_mode("vit_small_patch16_384.augreg_in21k_ft_in1k") == "bicubic"
+    assert starting_position_mode("vit_small_patch16_224.augreg_in21k_ft_in1k") == "bilinear"
+    assert starting_position_mode(PLAIN) == "bilinear"
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ class RemadeMaps(AttentionMaps):
 class _SumOfRemadeMaps(torch.autograd.Function):
     """`RemadeMaps.weighted_sum`, whose backward pass makes the maps once more: one head's map is in memory at a time.
 
-    `torch.utils.checkpoint` would do without this class, and more memory: a training step at 672 px peaks at 1,077 MB
-    with it, at 1,357 MB with a checkpoint around every block and 1,431 MB around every head (at 448 px 688, 783 and
+    `torch.utils.checkpoint` would need no class, but more memory: a training step at 672 px peaks at 1,077 MB this way,
+    at 1,357 with a checkpoint around every block and at 1,431 with one around every head (at 448 px 688, 783 and
     864; with maps kept 2,487 and 1,032; DeiT-S, batch 1, float32 on a CPU).
     """
 
