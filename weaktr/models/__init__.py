@@ -1,5 +1,10 @@
 """The networks of both steps, their pretrained weights and their checkpoints.
 
+- `cam`, `segmenter`: the two networks whole; `fusion`, `decoder`: their own parts
+- `encoders`, `attention`: a plain ViT in each step, and its attention maps, kept or recomputed
+- `backbones`, `weights`: ViTs of timm and pretrained weights
+- `checkpoints`, `released`: our files, and those of the authors' code
+
 A network is made from its sizes and turns normalised images into maps or logits. This room knows nothing of data sets,
 runs, losses or training: whoever trains a network, or makes masks with it, does so from outside.
 """
