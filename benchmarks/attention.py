@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from side_by_side import measure
 
-from weaktr.device import auto_precision, autocast, pick_device
+from weaktr.device import auto_precision, pick_device, set_precision
 from weaktr.models import backbones, encoders
 
 BLOCKS = {"patch_size": 16, "embed_dim": 384, "num_heads": 6, "depth": 2}
@@ -24,7 +24,7 @@ def step(model, images, few_tokens):
     """Eight times the encoder's forward and backward pass."""
     with patch.object(encoders, "FEW_TOKENS", few_tokens):
         for _ in range(8):
-            with autocast(images.device, "bf16"):
+            with set_precision(images.device, "bf16"):
                 tokens, _ = model(images)
             model.zero_grad()
             tokens.float().square().mean().backward()

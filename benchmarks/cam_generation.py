@@ -50,6 +50,9 @@ class Photographs:
     def image(self, image_id):
         return read_image(self.image_path(image_id))
 
+    def warm(self):
+        """Nothing is shared by the labels."""
+
     def labels(self, image_id):
         return self.present[image_id]
 

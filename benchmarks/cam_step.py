@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from side_by_side import measure, measure_memory
 
-from weaktr.device import autocast, pick_device
+from weaktr.device import pick_device, set_precision
 from weaktr.method.cam_training import cam_losses
 from weaktr.models.cam import create_cam_model
 
@@ -52,7 +52,7 @@ def make_step(way, size, batch, precision):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step():
-        with autocast(device, precision):
+        with set_precision(device, precision):
             output = model(x)
         if way == "plain":
             loss = F.multilabel_soft_margin_loss(output.float(), y)

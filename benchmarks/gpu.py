@@ -24,7 +24,7 @@ from side_by_side import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from weaktr.data.transforms import CamSamples, EpochLoader
-from weaktr.device import autocast, pick_device
+from weaktr.device import pick_device, set_precision
 from weaktr.method.cam_generation import generate_list
 from weaktr.method.cam_measures import EpochMeasures
 from weaktr.method.cam_training import CamTrainingOptions, cam_losses, train_cam
@@ -91,7 +91,7 @@ def stepper(model, x, optimizer, loss, device):
     """→ a function: forward in mixed precision, backward, step."""
 
     def step():
-        with autocast(device):
+        with set_precision(device):
             output = model(x)
         optimizer.zero_grad()
         loss(output).backward()

@@ -22,7 +22,7 @@ from side_by_side import measure, profile, write
 
 from weaktr.data.images import read_image, read_label, write_label_png
 from weaktr.data.transforms import EpochLoader, SegmentationSamples
-from weaktr.device import autocast, pick_device
+from weaktr.device import pick_device, set_precision
 from weaktr.method.clipping import clipping_counts, gradient_clipping
 from weaktr.models.segmenter import create_segmenter
 
@@ -71,7 +71,7 @@ def compare(samples, crop, batch):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, nesterov=True, fused=True)
 
     def step(loss_of, precision):
-        with autocast(device, precision):
+        with set_precision(device, precision):
             logits = model(images)
         loss, record = loss_of(logits)
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from weaktr.device import autocast
+from weaktr.device import set_precision
 from weaktr.errors import UserError
 from weaktr.method.cam_training import cam_losses
 from weaktr.models import encoders
@@ -294,7 +294,7 @@ def step_of(backbone, keep_maps, *, train, device="cpu", precision="fp32"):
     x, labels = torch.randn(3, 3, 32, 40), torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
     model, x, labels = model.to(device), x.to(device), labels.to(device)
     torch.manual_seed(4)
-    with autocast(torch.device(device), precision):
+    with set_precision(torch.device(device), precision):
         output = model(x)
     loss = sum(cam_losses(output, labels).values())
     # A part of the maps that the fine loss alone would not tell apart: it sees column means of the patch attention.

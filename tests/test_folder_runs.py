@@ -30,6 +30,7 @@ def test_a_folder_of_one_class_goes_end_to_end(tiny_dataset, tmp_path):
     given |= {"workers": 1, "cam_batch_size": 4, "seg_scales": [1.0], "cam_scales": [1.0], "train_ceiling": False}
     runner.run(given, tmp_path / "run")
     found = {(record["metric"], record["list"]): record["value"] for record in metrics(tmp_path / "run")}
+    assert np.isfinite(list(found.values())).all(), "what a single class cannot tell is left out"
     assert 0 <= found["mIoU of mask", "val"] <= 100 and ("mIoU of CAM label", "train") in found
     mask, names = predict(tmp_path / "run", tmp_path / f"{image_id}.png")
     assert names == ["background", "animal"] and set(np.unique(mask)) <= {0, 1}

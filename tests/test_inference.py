@@ -125,6 +125,9 @@ class Photographs:
     def labels(self, image_id):
         return np.float32(np.random.default_rng(len(self.image(image_id))).random(3) < 0.5)
 
+    def warm(self):
+        """Nothing is shared by the labels."""
+
 
 class Count:
     """A progress bar that only counts."""

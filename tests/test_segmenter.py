@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from weaktr.device import autocast
+from weaktr.device import set_precision
 from weaktr.errors import UserError
 from weaktr.models import encoders
 from weaktr.models.backbones import make_vit
@@ -257,7 +257,7 @@ def test_bfloat16_on_a_cpu_with_and_without_fused_attention(monkeypatch, fused_c
     for precision in ("fp32", "bf16"):
         model = import_released_segmenter(state, num_heads=3, decoder_heads=2)
         fused_calls.clear()
-        with autocast(x.device, precision):
+        with set_precision(x.device, precision):
             logits = model(x)
         F.cross_entropy(logits, target).backward()
         depth = len(model.encoder.vit.blocks) if fused or precision == "fp32" else 0

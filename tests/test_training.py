@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 
 from weaktr.data.images import read_label_png
 from weaktr.data.transforms import CamSamples, SegmentationSamples, seed_everything
-from weaktr.device import autocast
+from weaktr.device import set_precision
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.method import cam_measures, cam_training, retraining, training_state
 from weaktr.method.cam_measures import (
     EpochMeasures,
     average_precision,
     class_attention_correlation,
-    classify,
     head_weight_measures,
     validate,
 )
@@ -284,14 +283,15 @@ def test_no_mask_is_read_by_step_one(tiny_dataset, tmp_path, monkeypatch):
     learn_cams(tiny_dataset, tmp_path, epochs=1)
 
 
-def test_classify_is_the_mean_of_three_logits_over_whole_images(trained_cams, tiny_dataset):
+def test_scores_are_the_mean_of_three_logits_over_whole_images(trained_cams, tiny_dataset):
     from PIL import Image
 
     from weaktr.data.transforms import normalise
 
     model = trained_cams[0]
-    scores, labels = classify(model, tiny_dataset, "val", "fp32")
-    assert np.array_equal(scores, classify(model, tiny_dataset, "val", "fp32", workers=0)[0])
+    seen = validate(model, tiny_dataset, "val", "fp32")
+    scores, labels = seen.scores, seen.labels
+    assert np.array_equal(scores, validate(model, tiny_dataset, "val", "fp32", workers=0).scores)
     ids = tiny_dataset.ids("val")
     assert (labels == np.stack([tiny_dataset.labels(i) for i in ids])).all()
     for row, image_id in zip(scores, ids):
@@ -305,8 +305,6 @@ def test_the_history_says_how_heads_are_weighed_and_classes_look(trained_cams, t
     """After the last epoch, from the images that are classified anyway; measuring changes no weight."""
     model, history, *_ = trained_cams
     seen = validate(model, tiny_dataset, "val", "fp32")
-    scores, labels = classify(model, tiny_dataset, "val", "fp32")
-    assert np.array_equal(seen.scores, scores) and np.array_equal(seen.labels, labels)
     assert seen.head_weights.shape == (4, 2, 2) and seen.class_correlations.shape == (4,)
     last = history.iloc[-1]
     names = ["head_weight_mean", "head_weight_std", "head_weight_min", "head_weight_max", "head_weight_images_std"]
@@ -787,9 +785,9 @@ def test_images_clipped_alone_find_their_start_value(tiny_dataset, tmp_path):
 
 def test_unknown_precision_is_refused():
     with pytest.raises(ParameterError, match="precision 'fp16' is unknown; one of auto, bf16, fp32"):
-        autocast(torch.device("cpu"), "fp16")
+        set_precision(torch.device("cpu"), "fp16")
     for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        with autocast(torch.device("cpu"), precision):
+        with set_precision(torch.device("cpu"), precision):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
 
 
@@ -809,7 +807,7 @@ def test_a_step_on_the_gpu_has_the_cpus_loss():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         found = []
         for _ in range(2):
-            with autocast(torch.device(device), "auto" if device == "cuda" else "fp32"):
+            with set_precision(torch.device(device), "auto" if device == "cuda" else "fp32"):
                 output = model(x.to(device))
             if name == "cam":
                 loss = sum(cam_losses(output, labels.to(device)).values())

@@ -31,7 +31,7 @@ from torch import nn
 
 from weaktr.data.drawing import BACKGROUNDS, BODIES, CLOTHES, TEXTURES
 from weaktr.data.synthetic import SceneStyle, render_scene
-from weaktr.device import autocast
+from weaktr.device import set_precision
 from weaktr.files import ASSETS, atomic
 from weaktr.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
@@ -189,7 +189,7 @@ def pretrain(pictures, targets, *, samples, output, batch=64, lr=7e-4):
             group["lr"] = lr * min(1, (step + 1) / (0.05 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         x, target = draw_batch(pictures, targets, batch, generator)
         hidden = draw_hidden(batch, CROP // PATCH, generator)
-        with autocast(torch.device("cpu")):
+        with set_precision(torch.device("cpu")):
             reconstruction, *logits = model(x, hidden)
         entropies = [F.cross_entropy(logit, target) for logit in logits]
         optimizer.zero_grad()

@@ -211,6 +211,7 @@ def _add_import(commands: Any) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
+    from .models import million_parameters
     from .models.checkpoints import import_released
 
     model, path = import_released(
@@ -222,7 +223,7 @@ def _import(options: argparse.Namespace) -> None:
         decoder_heads=options.decoder_heads,
         image_size=options.image_size,
     )
-    million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    million = million_parameters(model)
     classes = model.config["num_classes"]
     print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
     print(f"normalised by mean {model.mean} and standard deviation {model.std}; another: --normalise")

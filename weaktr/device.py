@@ -81,6 +81,3 @@ def set_precision(device: torch.device, precision: str = "auto") -> AbstractCont
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
-
-
-autocast = set_precision  # its name in loops that set it anew at every step

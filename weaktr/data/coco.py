@@ -192,8 +192,8 @@ def _eighty(path: Path, value: int, reason: str) -> DataError:
     """The error for a mask that numbers 80 classes, as its `value` shows."""
     return DataError(
         f"mask {path} holds {value}, which {reason}: these masks number the 80 classes without gaps; convert them with "
-        "weaktr.data.coco.from_contiguous, or delete them and make new ones from the annotations with `python -m "
-        "weaktr data coco-masks`"
+        "weaktr.data.coco.from_contiguous, or delete them and make new ones from the annotations with `weaktr data "
+        "coco-masks`"
     )
 
 

@@ -4,28 +4,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ..data.dataset import Dataset
 from ..data.images import VOID
 from ..files import atomic
 from ..processes import in_shares
 from .metrics import Cams, confusion_matrix, curve_table, iou, iou_of_counts, mean_iou, pixel_counts, threshold_counts
 
 FEW = 20  # pixels, of which a share says nothing
-
-
-class Truth(Protocol):
-    """What a score needs of a data set."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The names of the C classes, without background."""
-
-    def mask(self, image_id: str) -> np.ndarray:
-        """The true labels (H,W) of an image, 0…C and VOID."""
 
 
 # ── Masks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -52,7 +42,9 @@ class ListScore:
         return pd.Series(100 * iou(self.confusion), index=pd.Index(["background", *names], name="class"))
 
 
-def score_list(dataset: Truth, ids: Sequence[str], predict: Callable[[str], np.ndarray], workers: int = 1) -> ListScore:
+def score_list(
+    dataset: Dataset, ids: Sequence[str], predict: Callable[[str], np.ndarray], workers: int = 1
+) -> ListScore:
     """Compare masks with the truth, image by image.
 
     Args:
@@ -69,7 +61,7 @@ def score_list(dataset: Truth, ids: Sequence[str], predict: Callable[[str], np.n
 
 
 def _score(
-    ids: Sequence[str], *, dataset: Truth, predict: Callable[[str], np.ndarray]
+    ids: Sequence[str], *, dataset: Dataset, predict: Callable[[str], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """`ListScore.confusion` and `ListScore.counts` of some images."""
     classes = len(dataset.classes) + 1
@@ -89,7 +81,7 @@ def save_counts(path: str | Path, scores: Mapping[str, ListScore]) -> None:
         np.savez_compressed(aside, **counts)
 
 
-def object_table(dataset: Truth, score: ListScore) -> pd.DataFrame:
+def object_table(dataset: Dataset, score: ListScore) -> pd.DataFrame:
     """The objects of a list, large and small: a row per image and class of its truth.
 
     Returns:
@@ -122,7 +114,7 @@ def extremes(series: pd.Series, n: int) -> Extremes:
 
 # ── CAMs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def score_cams(
-    dataset: Truth,
+    dataset: Dataset,
     ids: Sequence[str],
     read: Callable[[str], Cams],
     thresholds: Sequence[float] | np.ndarray,
@@ -146,7 +138,7 @@ def score_cams(
 
 
 def _count(
-    ids: Sequence[str], *, dataset: Truth, read: Callable[[str], Cams], thresholds: Sequence[float] | np.ndarray
+    ids: Sequence[str], *, dataset: Dataset, read: Callable[[str], Cams], thresholds: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """`metrics.threshold_counts` of some images."""
     samples = ((read(image_id), dataset.mask(image_id)) for image_id in ids)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.dataset import Dataset
 from ..data.images import image_size
 from ..data.transforms import normalise
 from ..errors import DataError
@@ -26,9 +27,6 @@ from ..processes import cores
 from ..progress import Progress
 from .cams import Grids, cam_file, enlarge, read_cams, save_cams
 from .pseudo_labels import read_seed
-
-if TYPE_CHECKING:
-    from ..data.dataset import Dataset
 
 LOOKAHEAD = 64  # images of a list among which those of one size are found
 # Pixels of a batch with mirrors at scale 1: on a CPU five images of 112 pixels, on a GPU two of 500 × 375.
@@ -144,7 +142,7 @@ def generate_grids(
 # ── A list ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def generate_list(
     model: CamModel,
-    dataset: "Dataset",
+    dataset: Dataset,
     ids: Sequence[str],
     scales: Sequence[float],
     variants: dict[Path, Variant],
@@ -180,7 +178,7 @@ def generate_list(
         for batch in ahead(partial(read_batch, model, dataset, scales), unfinished(), threads):
             yield batch, generate_grids(model, batch.views, batch.labels, compositions)
 
-    dataset.labels(ids[0])  # COCO's annotations are read here, not in every thread at once
+    dataset.warm()
     for written in ahead(partial(save_batch, list(variants)), generated(), threads):
         progress.update(written)
 
@@ -195,7 +193,7 @@ class Batch:
     size: tuple[int, int]  # (H,W)
 
 
-def read_batch(model: CamModel, dataset: "Dataset", scales: Sequence[float], ids: list[str]) -> Batch:
+def read_batch(model: CamModel, dataset: Dataset, scales: Sequence[float], ids: list[str]) -> Batch:
     """Read images of one size and make their views."""
     images = [dataset.image(image_id) for image_id in ids]
     labels = [dataset.labels(image_id) for image_id in ids]
@@ -214,7 +212,7 @@ def save_batch(folders: Sequence[Path], made: tuple[Batch, list[list[Grids]]]) -
     return len(batch.ids)
 
 
-def equal_sizes(dataset: "Dataset", ids: Sequence[str], pixels: int) -> Iterator[list[str]]:
+def equal_sizes(dataset: Dataset, ids: Sequence[str], pixels: int) -> Iterator[list[str]]:
     """Ids of images of one size, at most `pixels` in all with their mirrors, at least one image.
 
     They depend on the list alone, and never on what is finished: an image has the same company in every run.
@@ -286,7 +284,7 @@ def head_correlation(output: CamOutput, labels: np.ndarray) -> np.ndarray:
 
 
 def compare_compositions(
-    dataset: "Dataset",
+    dataset: Dataset,
     ids: Sequence[str],
     folders: dict[str, Path],
     thresholds: Sequence[float] | np.ndarray,

@@ -5,26 +5,23 @@ at different places. By default no mask is read; `oracle_miou` reads them, and i
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.dataset import Dataset
 from ..data.transforms import normalise
-from ..device import autocast
+from ..device import set_precision
 from ..evaluation.metrics import threshold_curve
 from ..models.cam import CamModel
 from .cam_generation import generate_cams
 
-if TYPE_CHECKING:
-    from ..data.dataset import Dataset
-
 MOST_MONITORED = 2000  # images measured after every epoch: COCO14's val has 40,137
 
 
-def monitored(dataset: "Dataset", val_list: str) -> str:
+def monitored(dataset: Dataset, val_list: str) -> str:
     """The list measured after every epoch: `val_list`, of a long one MOST_MONITORED images, evenly spread."""
     long = ":" not in val_list and len(dataset.ids(val_list)) > MOST_MONITORED
     return f"{val_list}:{MOST_MONITORED}" if long else val_list
@@ -38,11 +35,11 @@ class EpochMeasures:
         dataset: gives images and labels.
         val_list: its image labels are compared with the model's scores, as far as it is `monitored`.
         oracle_list: its masks measure the CAMs; "" reads no mask.
-        precision: of the forward passes over val_list, see `device.autocast`.
+        precision: of the forward passes over val_list, see `device.set_precision`.
         workers: processes that load.
     """
 
-    dataset: "Dataset"
+    dataset: Dataset
     val_list: str
     oracle_list: str = ""
     precision: str = "auto"
@@ -68,7 +65,7 @@ class EpochMeasures:
 class WholeImages(torch.utils.data.Dataset):
     """index → image squeezed to the model's training size and normalised (3,S,S), image-level label (C,)."""
 
-    def __init__(self, dataset: "Dataset", list_name: str, model: CamModel) -> None:
+    def __init__(self, dataset: Dataset, list_name: str, model: CamModel) -> None:
         self.dataset = dataset
         self.ids = dataset.ids(list_name)
         self.size = model.config["image_size"]
@@ -95,7 +92,7 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: CamModel, dataset: "Dataset", list_name: str, precision: str = "auto", workers: int = 2
+    model: CamModel, dataset: Dataset, list_name: str, precision: str = "auto", workers: int = 2
 ) -> Validation:
     """One pass over a list: whole images squeezed to the training size."""
     device = next(model.parameters()).device
@@ -107,24 +104,17 @@ def validate(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
     )
+    forward_precision = set_precision(device, precision)
     model.eval()
     scores, labels, head_weights, correlations = [], [], [], []
     for x, y in loader:
-        with autocast(device, precision):
+        with forward_precision:
             output = model(x.to(device, non_blocking=True))
         scores.append((output.cls_logits + output.coarse_logits + output.fine_logits).float().cpu() / 3)
         labels.append(y)
         head_weights.append(output.head_weights.float().cpu())
         correlations.append(class_attention_correlation(output.cross_attention).cpu())
     return Validation(*(torch.cat(parts).numpy() for parts in (scores, labels, head_weights, correlations)))
-
-
-def classify(
-    model: CamModel, dataset: "Dataset", list_name: str, precision: str = "auto", workers: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels (n,C) of a list, see `Validation`."""
-    seen = validate(model, dataset, list_name, precision, workers)
-    return seen.scores, seen.labels
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -171,7 +161,7 @@ def class_attention_correlation(cross_attention_BChw: Tensor) -> Tensor:
     return correlations_BCC[:, first, second].mean(1)
 
 
-def oracle_miou(model: CamModel, dataset: "Dataset", list_name: str) -> float:
+def oracle_miou(model: CamModel, dataset: Dataset, list_name: str) -> float:
     """The mIoU (%) of a list's fine CAMs, one scale, mirrored, at the background score that is best on its masks."""
     model.eval()
     samples = (

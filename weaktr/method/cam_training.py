@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.transforms import CamSamples, EpochLoader, seed_everything
-from ..device import autocast
+from ..device import set_precision
 from ..errors import ParameterError
 from ..files import atomic
 from ..models.cam import CamModel, CamOutput
@@ -43,7 +43,7 @@ class CamTrainingOptions:
         weight_decay: AdamW's, on every parameter.
         seed: of order, augmentation and drop path.
         workers: processes that load and augment.
-        precision: "auto", "bf16" or "fp32", see `device.autocast`.
+        precision: "auto", "bf16" or "fp32", see `device.set_precision`.
     """
 
     epochs: int
@@ -149,12 +149,13 @@ def _train_epoch(
 ) -> dict[str, float]:
     """One pass over the samples → mean losses {"loss_cls", "loss_coarse", "loss_fine"}."""
     device = next(model.parameters()).device
+    forward_precision = set_precision(device, precision)
     model.train()
     sums = {name: torch.zeros((), device=device) for name in LOSSES}
     for images, labels in loader:
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
-        with autocast(device, precision):
+        with forward_precision:
             output = model(images)
         losses = cam_losses(output, labels)
         optimizer.zero_grad()

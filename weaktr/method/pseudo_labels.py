@@ -7,17 +7,14 @@ not import torch.
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..data.dataset import Dataset
 from ..data.images import VOID, write_label_png
 from ..evaluation.metrics import seed_mask, strongest
 from .cams import read_cams
 from .crf import refine_labels
-
-if TYPE_CHECKING:
-    from ..data.dataset import Dataset
 
 
 def refine_seed(
@@ -42,7 +39,7 @@ def refine_seed(
 
 
 def refine_image(
-    image_id: str, *, dataset: "Dataset", cams: Path, threshold: float, settings: str
+    image_id: str, *, dataset: Dataset, cams: Path, threshold: float, settings: str
 ) -> dict[str, np.ndarray]:
     """`refine_seed` of an image of a data set, from its CAM file in folder `cams` → {"image", "seed", "refined"}."""
     image = dataset.image(image_id)
@@ -50,9 +47,7 @@ def refine_image(
     return {"image": image, "seed": seed, "refined": label}
 
 
-def refine_file(
-    image_id: str, *, dataset: "Dataset", cams: Path, threshold: float, settings: str, output: Path
-) -> None:
+def refine_file(image_id: str, *, dataset: Dataset, cams: Path, threshold: float, settings: str, output: Path) -> None:
     """`refine_image` whose pseudo label goes to folder `output`; what is there stays."""
     path = output / f"{image_id}.png"
     if not path.is_file():
@@ -60,7 +55,7 @@ def refine_file(
         write_label_png(path, made["refined"])
 
 
-def read_seed(image_id: str, *, dataset: "Dataset", cams: Path, threshold: float) -> np.ndarray:
+def read_seed(image_id: str, *, dataset: Dataset, cams: Path, threshold: float) -> np.ndarray:
     """The seed (H,W) uint8 of an image, from its CAM file in folder `cams`; threshold: background score."""
     found = read_cams(image_id, cams)
     if not found:
@@ -68,7 +63,7 @@ def read_seed(image_id: str, *, dataset: "Dataset", cams: Path, threshold: float
     return seed_mask(found, threshold)
 
 
-def noisy_truth(image_id: str, *, dataset: "Dataset", share: float, seed: int, regions: int = 12) -> np.ndarray:
+def noisy_truth(image_id: str, *, dataset: Dataset, share: float, seed: int, regions: int = 12) -> np.ndarray:
     """An image's true mask of which about `share` of the regions got another label of the image → (H,W) uint8.
 
     The image falls into cells around random points, the same for every call with one seed; a flipped cell is relabelled

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..data.transforms import EpochLoader, SegmentationSamples, seed_everything
-from ..device import autocast
-from ..files import atomic
+from ..device import set_precision
+from ..files import atomic, write_table
 from ..models.checkpoints import save_model
 from ..models.segmenter import Segmenter
 from ..processes import spawned
@@ -48,7 +48,7 @@ class RetrainingOptions:
         scope: one of `clipping.SCOPES`.
         seed: of order, augmentation, dropout and drop path.
         workers: processes that load and augment.
-        precision: "auto", "bf16" or "fp32", see `device.autocast`.
+        precision: "auto", "bf16" or "fp32", see `device.set_precision`.
     """
 
     epochs: int
@@ -178,6 +178,7 @@ def train_segmenter(
     done = (history[-1]["iteration"] + 1) // steps if history else 0
     start_value = StartValue(options.start_value, options.start_share, iterations)
     tau = -math.inf
+    precision = set_precision(device, options.precision)
     loader = EpochLoader(samples, options.batch_size, options.seed, range(done, options.epochs), options.workers)
     for epoch in range(done, options.epochs):
         seed_everything(options.seed, epoch)
@@ -192,7 +193,7 @@ def train_segmenter(
                 tau = start_value.at(iteration, history)
 
             images, labels, truth = (part.to(device, non_blocking=True) for part in batch)
-            with autocast(device, options.precision):
+            with precision:
                 logits = model(images)
             clipped = gradient_clipping(logits, labels, tau, options.cell, scope=options.scope)
             optimizer.zero_grad()
@@ -233,7 +234,7 @@ def train_and_save(
     seed_everything(options.seed)
     model = build().to(device)
     history = train_segmenter(model, samples, options, folder=folder, progress=progress)
-    history.to_csv(folder / "history.csv", index=False)
+    write_table(history, folder / "history.csv")
     save_model(model, folder / "model.safetensors", **details)
 
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.dataset import Dataset
 from ..data.images import write_label_png
 from ..processes import spawned
 from ..progress import Progress
 from .crf import refine_probabilities, refine_to_file
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset
     from ..models.segmenter import Segmenter
 
 WINDOW_PIXELS_AT_ONCE = 2**19  # in a batch on a CPU: 56 windows of 96 pixels, 2 of 480
@@ -220,7 +220,7 @@ def merge_windows(places: Sequence[Place], logits: Iterator[Tensor], size: Seque
 # ── A list ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of its inference)
     model: "Segmenter",
-    dataset: "Dataset",
+    dataset: Dataset,
     ids: Sequence[str],
     folder: Path,
     *,

@@ -193,7 +193,7 @@ def clipping_history(history: pd.DataFrame, on: str, start_value: float | None =
 
     Args:
         history: a row per logged iteration with epoch, loss, loss_unclipped and the pixel counts of
-            `method.clipping.RECORDED`.
+            `method.clipping.COUNTS`.
         on: the list, with its size.
         start_value: the loss from which on pixels are clipped; None or NaN before it is known.
     """

@@ -17,7 +17,7 @@ import numpy as np
 from ..data import LISTS
 from ..errors import UserError
 from ..files import read_json, resolve
-from ..workbench.keys import data_source
+from ..workbench.keys import data_source, starting_weights
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import RunFolder
 from .file import Sweep
@@ -81,32 +81,12 @@ class WhatIsRead:
         )
 
 
-@dataclass(frozen=True)
-class WhatItStartsFrom:
-    """The backbones of both steps and the files of their weights, "" where the weights are looked up by name."""
-
-    backbone: str
-    weights: str
-    seg_backbone: str
-    seg_weights: str
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "WhatItStartsFrom":
-        """What a run with these parameters starts from."""
-        return cls(
-            backbone=values.get("backbone", ""),
-            weights=values.get("weights", ""),
-            seg_backbone=values.get("seg_backbone", ""),
-            seg_weights=values.get("seg_weights", ""),
-        )
-
-
 class Checker:
     """Checks runs; files of one data set are read once, and weights are loaded once, however many runs use them."""
 
     def __init__(self) -> None:
         self._extremes: dict[WhatIsRead, Any] = {}  # what was read → its largest and its narrowest image
-        self._loaded: set[WhatItStartsFrom] = set()
+        self._fetched: set[tuple[str, str]] = set()  # backbones with the files of their weights
 
     def check(self, values: dict[str, Any]) -> None:
         """Raise UserError for the first thing that this run would stumble over; runs without data pass."""
@@ -115,14 +95,14 @@ class Checker:
         from ..workbench.checks import check_run  # takes seconds to import, for networks that some sweeps never need
 
         read = WhatIsRead.of(values)
-        start = WhatItStartsFrom.of(values)
+        starts = {starting_weights(values, step) for step in (1, 2)}
         self._extremes[read] = check_run(
             values,
             data=read not in self._extremes,
-            weights=start not in self._loaded,
+            weights=not starts <= self._fetched,
             extremes=self._extremes.get(read),
         )
-        self._loaded.add(start)
+        self._fetched |= starts
 
 
 def _refuse_other_version(place: RunFolder) -> None:

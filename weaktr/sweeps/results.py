@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import RunError, UserError
 from ..evaluation import intervals
-from ..files import atomic, read_json
+from ..files import read_json, stage_folders, write_table
 from ..plots.captions import verdict
 from ..workbench.keys import data_source
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
@@ -59,7 +59,7 @@ def manifests(sweep: Sweep, table: pd.DataFrame) -> pd.DataFrame:
     """Manifest and parameters of every stage behind `table`, from `results`: a row per run and stage."""
     rows = []
     for run in table["run"].unique():
-        for stage in sorted((sweep.folder.parent / run).glob("[0-9][0-9]_*")):
+        for stage in stage_folders(sweep.folder.parent / run):
             manifest = read_json(stage / "manifest.json")
             rows.append({"run": run} | manifest | {"parameters": read_json(stage / "params.json")})
     return pd.json_normalize(rows).convert_dtypes()  # whole numbers stay whole beside stages that lack them
@@ -228,8 +228,7 @@ def write_results(sweep: Sweep, notebooks: str | Path = NOTEBOOKS) -> Tables:
         return Tables(table, table, table)
     made = Tables(table, summary(sweep, table), manifests(sweep, table))
     for name, frame in made._asdict().items():
-        with atomic(sweep.folder / f"{name}.csv") as aside:
-            frame.to_csv(aside, index=False)
+        write_table(frame, sweep.folder / f"{name}.csv")
     return made
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..files import atomic, read_json, resolve
+from ..files import atomic, read_json, resolve, stage_folders, write_table
 from ..plots.captions import runs_in_words, variant_in_words
 from ..workbench import presets
 from ..workbench.keys import stale
@@ -60,8 +60,7 @@ def _cell(value: Any) -> str:
 
 def write(table: pd.DataFrame, folder: Path, name: str, caption: str = "") -> None:
     """Write folder/<name>.csv, .tex and .md."""
-    with atomic(folder / f"{name}.csv") as aside:
-        table.to_csv(aside, index=False)
+    write_table(table, folder / f"{name}.csv")
     for suffix, text in (("tex", to_latex(table, caption)), ("md", to_markdown(table, caption))):
         with atomic(folder / f"{name}.{suffix}") as aside:
             aside.write_text(text, encoding="utf-8")
@@ -197,9 +196,9 @@ def _comparable(stage: Path) -> list[dict[str, Any]]:
     if preset not in presets.PUBLISHED or stale(stage):
         return []
     parameters: dict[str, Any] = {}  # of this stage and of those before it
-    for path in sorted(stage.parent.glob("[0-9][0-9]_*/params.json")):
-        if path.parent.name <= stage.name:
-            parameters |= read_json(path)
+    for folder in stage_folders(stage.parent):
+        if folder.name <= stage.name:
+            parameters |= read_json(folder / "params.json")
     if not as_published(preset, parameters):
         return []
     # CAM labels are the same whichever backbone step 2 has.

@@ -16,7 +16,7 @@ from timm.data import create_transform
 
 from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
-from ..device import pick_device
+from ..device import available_device
 from ..errors import DataError, ParameterError, UserError, near
 from ..files import resolve
 from ..method.cam_training import CHECKPOINTS
@@ -182,7 +182,7 @@ def check_run(
     check_values(values)
     if values.get("photograph"):
         read_named(lambda path: read_image(resolve(path)), values, "photograph")
-    pick_device(values.get("device", "auto"))
+    available_device(values.get("device", "auto"))
     patch = check_model(values, fetch=weights) if "backbone" in values else None
     images = check_data(values, files=data)
     if images:
@@ -348,7 +348,7 @@ def _check_batches(images: int, values: Values) -> None:
 def check_files(dataset: Any, mask_of: Mapping[str, str | None], workers: int) -> list[ImageFile]:
     """Reads all images, their labels, and the masks that are needed. mask_of: as from `check_lists`."""
     ids = list(mask_of)
-    dataset.labels(ids[0])  # COCO's annotations are read here, not in every process
+    dataset.warm()
     shares = in_shares(partial(_check_images, dataset=dataset, mask_of=mask_of), ids, workers)
     return [image for share in shares for image in share]
 
@@ -396,7 +396,7 @@ def check_memory(image: ImageFile, scale: float, patch: int, device_name: str) -
     """
     tokens = (int(image.height * scale) // patch) * (int(image.width * scale) // patch)
     needed = 2 * 3 * 4 * tokens**2  # bytes
-    device = pick_device(device_name)
+    device = available_device(device_name)
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     else:

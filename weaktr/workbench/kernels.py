@@ -4,8 +4,8 @@ Loading these is nine tenths of a kernel's start. Two notebooks that do no more 
 forked kernels and 21 s with kernels that start cold. The standard library's fork server does it as fast as one of our
 own with pipes did. A run of a single stage that needs nothing of all this pays for it once.
 
-A fork has the environment of its own start, imports weaktr from its files as they are then, is in a session of its own
-and ends with the process that runs its notebook, however that ends.
+A fork has the environment of its own start, imports weaktr from its files as they are then, has a process group of its
+own and ends with the process that runs its notebook, however that ends.
 """
 
 import contextlib
@@ -157,7 +157,7 @@ def _no_main_module() -> Iterator[None]:
 
 
 def become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
-    """In a process just forked: a session, environment and folder of its own, then a kernel until it is shut down."""
+    """In a process just forked: a group, environment and folder of its own, then a kernel until it is shut down."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which `_inherited` had blocked

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data import LISTS, open_dataset, read_named
-from ..files import read_json, resolve, shipped_weights
+from ..files import read_json, resolve, shipped_weights, stage_folders
 
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # another value of these makes no result stale
 WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data enter by their fingerprint, wherever they lie
@@ -106,7 +106,7 @@ def stale(folder: Path) -> bool:
         return False
     manifest = read_json(folder / "manifest.json")
     fingerprint = manifest.get("data_fingerprint", "") if "dataset" in parameters else ""
-    before = [other for other in sorted(folder.parent.glob("[0-9][0-9]_*")) if other.name < folder.name]
+    before = [other for other in stage_folders(folder.parent) if other.name < folder.name]
     return manifest.get("key") != stage_key(parameters, fingerprint, before)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..data.images import read_image
 from ..device import pick_device
-from ..files import resolve
+from ..files import run_folder as find_run
 from ..method.segmentation import segment
 from ..models.checkpoints import load_model
 
@@ -30,7 +30,7 @@ def predict(
     Raises:
         UserError: Where the run has no finished model, or the file is not a readable image.
     """
-    folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
+    folder = find_run(run_folder)
     model = load_model(folder / "04_online_retraining" / "model.safetensors", step="segmenter")
     details = model.details
     model = model.to(pick_device(device))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..errors import UserError
-from ..files import atomic, read_json, resolve, short
+from ..files import atomic, read_json, resolve, short, stage_folders, write_table
+from ..files import run_folder as find_run
 from .keys import stale
 from .text import results_rows
 
@@ -56,8 +57,8 @@ def finished_stages(run_folder: str | Path) -> FinishedStages:
     Raises:
         UserError: Where none is left.
     """
-    folder = Path(run_folder) if Path(run_folder).exists() else resolve(run_folder)
-    finished = sorted(path.parent for path in folder.glob("[0-9][0-9]_*/metrics.json"))
+    stages = stage_folders(find_run(run_folder))
+    finished = [stage for stage in stages if (stage / "metrics.json").is_file()]
     if not finished:
         raise UserError(f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo")
     outdated = [stage for stage in finished if stale(stage)]
@@ -183,26 +184,27 @@ def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
             "commit": manifest["git"]["commit"],
             "seed": manifest["seed"],
         }
+        sweep_of = _sweeps_shown(stage)
         for path in sorted(path for pattern in COLLECTED for path in stage.glob(pattern)):
-            name = f"{_collected_in(stage, path)}/{path.name}"
+            sweep = sweep_of.get(path.stem)
+            name = f"sweeps/{sweep}/{path.name}" if sweep else f"{stage.name}/{path.name}"
             with atomic(target / name) as aside:
                 shutil.copyfile(path, aside)
             rows.append({"file": name, **source})
     sources = _with_earlier(pd.DataFrame(rows), target)
-    with atomic(target / "sources.csv") as aside:
-        sources.to_csv(aside, index=False)
+    write_table(sources, target / "sources.csv")
     return sources
 
 
-def _collected_in(stage: Path, path: Path) -> str:
-    """The folder that a file of a stage is collected in: the stage's, or that of the sweep which it shows."""
+def _sweeps_shown(stage: Path) -> dict[str, str]:
+    """{name of a file, without ending: the sweep that it shows}, of the sweeps that a stage sums up."""
+    sweep_of: dict[str, str] = {}
     for summary in stage.glob("*_summary.csv"):
         sweep = summary.stem.removesuffix("_summary")
         figures = (f"sweep_{sweep}", f"sweep_{sweep}_one_column")
         tables = (f"{sweep}_table", f"{sweep}_summary", f"{sweep}_runs")
-        if path.stem in figures + tables:
-            return f"sweeps/{sweep}"
-    return stage.name
+        sweep_of |= dict.fromkeys(figures + tables, sweep)
+    return sweep_of
 
 
 def _with_earlier(sources: pd.DataFrame, target: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from ..errors import ParameterError, UserError
-from ..files import atomic, read_json, remove_leftovers, resolve, write_json
+from ..files import atomic, read_json, remove_leftovers, resolve, write_json, write_table
 from ..progress import Progress
 from .keys import WITHOUT_KEY, code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .manifest import environment, now, usage
@@ -270,7 +270,7 @@ class Stage:
             figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
         if table is not None:
-            _write_csv(table, self.figures / f"{name}.csv", index=table.index.name is not None)
+            write_table(table, self.figures / f"{name}.csv", index=table.index.name is not None)
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 
@@ -282,7 +282,7 @@ class Stage:
             name: of the file, without ending.
             index: whether to save the index too.
         """
-        _write_csv(table, self.folder / f"{name}.csv", index)
+        write_table(table, self.folder / f"{name}.csv", index)
 
     def record(  # noqa: PLR0913  (all that tells a number from others, each by its name)
         self,
@@ -372,11 +372,6 @@ class Stage:
         seconds = self._manifest.get("seconds", 0)  # of earlier passes under the same key
         seconds += time.monotonic() - self._start
         self._manifest |= usage(self._device) | {"end": now(), "seconds": round(seconds, 1)}
-
-
-def _write_csv(table: "pd.DataFrame", path: Path, index: bool) -> None:
-    with atomic(path) as aside:
-        table.to_csv(aside, index=index)
 
 
 def _print_results(records: Sequence[Mapping[str, Any]]) -> None:
