@@ -386,11 +386,14 @@ def test_brightness_and_contrast_stay_in_their_ranges():
     assert 0.15 < ((found[:, 0] - 0.5).abs() < 1e-4).double().mean() < 0.35  # neither, a quarter of the time
 
 
-def test_hue_turns_by_at_most_18_degrees():
-    hues = [colorsys.rgb_to_hsv(*colour)[0] * 360 for colour in distorted([0.35, 0.25, 0.25]).tolist()]
-    turns = np.array([hue - 360 if hue > 180 else hue for hue in hues])
-    assert np.abs(turns).max() <= 18.01 and turns.min() < -16 and turns.max() > 16
-    assert 0.4 < (np.abs(turns) < 0.01).mean() < 0.6
+def test_hue_turns_by_at_most_36_degrees_in_steps_of_two():
+    found = distorted([0.35, 0.25, 0.25], count=800)
+    hues = np.array([colorsys.rgb_to_hsv(*colour)[0] * 360 for colour in found.tolist()])
+    turns = np.where(hues > 180, hues - 360, hues)
+    assert np.abs(turns - 2 * np.round(turns / 2)).max() < 0.01
+    steps = np.round(turns / 2).astype(int)
+    assert set(steps) == set(range(-18, 18))
+    assert 0.4 < (steps == 0).mean() < 0.6  # half of the time none, and one of the 36 turns is by 0
 
 
 def test_saturation_is_halved_to_one_and_a_half():

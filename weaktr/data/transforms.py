@@ -199,7 +199,7 @@ def crop_randomly(image: Tensor, masks: Tensor, crop: int) -> tuple[Tensor, Tens
 
 
 def distort_colours(image: Tensor) -> Tensor:
-    """Brightness ±32/255, contrast, saturation (to grey) ×0.5–1.5, hue ±18°, each half of the time, mmseg's order.
+    """Brightness ±32/255, contrast, saturation (to grey) ×0.5–1.5, hue −36°…34°, each half of the time, mmseg's order.
 
     Args:
         image: (3,H,W) in 0…1.
@@ -217,7 +217,7 @@ def distort_colours(image: Tensor) -> Tensor:
     if random.random() < 0.5:
         image = TF.adjust_saturation(image, random.uniform(0.5, 1.5))
     if random.random() < 0.5:
-        image = TF.adjust_hue(image, random.uniform(-18, 18) / 360)
+        image = TF.adjust_hue(image, 2 * random.randint(-18, 17) / 360)  # OpenCV's hue has steps of two degrees
     return image if contrast_first else (image * contrast).clamp(0, 1)
 
 
