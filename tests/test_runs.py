@@ -797,9 +797,16 @@ def test_a_sweep_is_planned_and_not_started(tmp_path, capsys):
 def test_presets_are_listed_without_torch():
     code = "import sys; from weaktr.__main__ import main; main(['presets']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=files.ROOT, check=True)
-    table, _, command = done.stdout.partition("\n\n")
+    table, differences, command = done.stdout.split("\n\n")
     assert {line.split()[0] for line in table.splitlines()} == {"preset", *presets.PRESETS}
+    assert all(line in differences for line in presets.differences())
     assert "run --preset" in command
+
+
+def test_a_published_run_says_first_how_it_differs_from_the_paper(tmp_path, capsys):
+    assert main(["run", "--preset", "coco14_deit_s", "--set", f"data_root={tmp_path}"]) == 2
+    said = capsys.readouterr().out
+    assert said.startswith("coco14_deit_s and the paper: ") and presets.get("coco14_deit_s").differences in said
 
 
 def test_tables_wrap_to_a_terminal(monkeypatch, capsys):

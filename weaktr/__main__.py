@@ -88,6 +88,8 @@ def _run(options: argparse.Namespace) -> None:
     given = _assignments(options.set)
     if options.run_folder and "run_folder" in given:
         raise ParameterError(f"--run-folder {options.run_folder}, run_folder={given['run_folder']}: give one of them")
+    if preset.differences:
+        print(f"{preset.name} and the paper: {preset.differences}", flush=True)
     folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
     runner.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
 
@@ -283,6 +285,7 @@ def _presets(options: argparse.Namespace) -> None:
         preset = presets.get(name)
         rows.append((preset.name, preset.summary, preset.expected, preset.cost))
     _print_table(rows)
+    print("\nHow they differ from the paper:", *presets.differences(), sep="\n")
     print("\nweaktr run --preset NAME --set data_root=FOLDER; weaktr/workbench/presets.py has the command of each")
 
 
