@@ -166,7 +166,9 @@ def _head_weights(ax: Axes, history: pd.DataFrame) -> None:
     greatest = history["head_weight_max"]
     # The outlines keep the bands visible where they are thin, and where there is only one epoch.
     ax.fill_between(epoch, least, greatest, color=SKY, alpha=0.3, linewidth=1, label="least to greatest head")
-    ax.fill_between(epoch, mean - std, mean + std, color=BLUE, alpha=0.4, linewidth=1, label="mean ± std over heads")
+    below = (mean - std).clip(lower=least)  # no head lies outside
+    above = (mean + std).clip(upper=greatest)
+    ax.fill_between(epoch, below, above, color=BLUE, alpha=0.4, linewidth=1, label="mean ± std over heads")
     draw_lines(ax, epoch, history, _or_points([HEAD_WEIGHT_MEAN], history))
     top = max(1, greatest.max())
     ax.set_ylim(-0.02 * top, 1.05 * top)
