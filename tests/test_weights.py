@@ -126,12 +126,13 @@ def test_what_holds_no_such_network_is_refused_with_what_it_holds(tmp_path):
         ({"model": drawn(SMALL | {"depth": 1})}, "lacks blocks.1.attn.* holds a ViT of width 48, 1 blocks and patch 8"),
         (
             drawn(SMALL | {"embed_dim": 96}),
-            r"a ViT of width 96, .* misshapen cls_token \(1, 1, 96\) instead of \(1, 1, 48\), ",
+            r"misshapen cls_token \(1, 1, 96\) instead of \(1, 1, 48\), .*backbone, these are a ViT of width 96",
         ),
         (
             drawn() | {"patch_embed.proj.weight": torch.zeros(48, 192)},
             r"patch_embed\.proj\.weight \(48, 192\) instead of",
         ),
+        (drawn() | {"pos_embed": torch.zeros(1, 8, 48)}, r"pos_embed \(1, 8, 48\) of no square image; give weights of"),
         (drawn() | {"pos_embed": torch.zeros(())}, r"pos_embed \(\) instead of"),
         ({"epoch": 3}, "holds no state dict"),
     ):

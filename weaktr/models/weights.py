@@ -303,14 +303,16 @@ def load_pretrained(vit: PlainViT, state: Mapping[str, Tensor], position_mode: s
             f"{source} holds {_some(surplus)}, which this backbone does not have; give the backbone of which these are "
             f"the weights ({_description(network)}), or other weights"
         )
-    found = f"{source}, {_description(network)},"
     fitted = {name: _at_least_single(network[name]) for name in own}
-    dimensions = {name: (fitted[name], own[name]) for name in (KERNEL, "pos_embed") if name in own}
-    refuse_misshapen({name: (a, b) for name, (a, b) in dimensions.items() if a.ndim != b.ndim}, found)
-    fitted[KERNEL] = _fit_kernel(fitted[KERNEL], own[KERNEL].shape[-2:])
-    if vit.pos_embed is not None:
-        fitted["pos_embed"] = _fit_position(vit, fitted["pos_embed"], position_mode, source)
-    refuse_misshapen({name: (tensor, own[name]) for name, tensor in fitted.items()}, found)
+    try:
+        dimensions = {name: (fitted[name], own[name]) for name in (KERNEL, "pos_embed") if name in own}
+        refuse_misshapen({name: (a, b) for name, (a, b) in dimensions.items() if a.ndim != b.ndim}, source)
+        fitted[KERNEL] = _fit_kernel(fitted[KERNEL], own[KERNEL].shape[-2:])
+        if vit.pos_embed is not None:
+            fitted["pos_embed"] = _fit_position(vit, fitted["pos_embed"], position_mode, source)
+        refuse_misshapen({name: (tensor, own[name]) for name, tensor in fitted.items()}, source)
+    except UserError as error:
+        raise UserError(f"{error}; give weights of this backbone, these are {_description(network)}") from error
     vit.load_state_dict(fitted)
     if choice:
         print(f"{source}: {choice}", flush=True)
@@ -334,7 +336,7 @@ def _fit_position(vit: PlainViT, pos_embed: Tensor, mode: str, source: object) -
     if patches.shape[1] != vit.patch_embed.num_patches:
         side = round(patches.shape[1] ** 0.5)
         if side * side != patches.shape[1]:
-            raise UserError(f"{source} has a pos_embed {tuple(pos_embed.shape)} of no square image; give another")
+            raise UserError(f"{source} has a pos_embed {tuple(pos_embed.shape)} of no square image")
         patches = resize_position(patches, (side, side), vit.patch_embed.grid_size, mode)
     return torch.cat([prefix, patches], 1)
 
