@@ -90,6 +90,11 @@ def test_a_part_is_taken_where_it_is_asked_for(tmp_path, capsys):
     assert equal(loaded(f"{tmp_path}/weights.pth#state_dict_ema"), drawn(seed=1))
     assert "weights.pth#state_dict_ema: took module" in capsys.readouterr().out
     assert equal(loaded(f"{tmp_path}/weights.pth#state_dict"), drawn())
+    loaded(f"{tmp_path}/weights.pth")
+    assert (
+        f"left state_dict_ema.module (for that give {tmp_path}/weights.pth#state_dict_ema.module)"
+        in capsys.readouterr().out
+    )
     with pytest.raises(UserError, match=r"weights\.pth has no part 'ema'; it has state_dict, state_dict_ema"):
         loaded(f"{tmp_path}/weights.pth#ema")
     (tmp_path / "weights.pth").rename(tmp_path / "a#b.pth")
@@ -114,6 +119,15 @@ def test_several_networks_that_no_rule_tells_apart_are_named(tmp_path):
     with pytest.raises(UserError, match=rf"{several} one, as in {path}#state_dict\.base_encoder$"):
         loaded(path)
     assert equal(loaded(f"{path}#state_dict.momentum_encoder"), drawn(seed=1))
+
+
+def test_several_networks_of_which_none_fits_are_refused_together(tmp_path):
+    torch.save(
+        {"student": drawn(SMALL | {"depth": 1}), "teacher": drawn(SMALL | {"depth": 3})}, tmp_path / "weights.pth"
+    )
+    both = r"holds networks of other architectures: student\. a ViT .* 1 blocks .*; teacher\. a ViT .* 3 blocks"
+    with pytest.raises(UserError, match=rf"{both} and patch 8; give weights of this backbone"):
+        loaded(tmp_path / "weights.pth")
 
 
 def test_what_holds_no_such_network_is_refused_with_what_it_holds(tmp_path):

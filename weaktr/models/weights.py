@@ -191,18 +191,21 @@ def _network(vit: PlainViT, tensors: Mapping[str, Tensor], source: object) -> tu
         if not prefix.endswith("encoder.vit.")  # a whole model that weaktr trained
     }
     if len(networks) > 1:  # else `load_pretrained` says what the only one lacks
-        networks = {prefix: state for prefix, state in networks.items() if _fits(vit, state)} or networks
+        found = "; ".join(f"{prefix or 'at the top'} {_description(state)}" for prefix, state in networks.items())
+        networks = {prefix: state for prefix, state in networks.items() if _fits(vit, state)}
+        if not networks:
+            raise UserError(f"{source} holds networks of other architectures: {found}; give weights of this backbone")
     ranks = sorted(networks, key=_rank)
     if not ranks:
         return {}, ""
     chosen = ranks[0]
+    sign = "." if "#" in str(source) else "#"
     if len(ranks) > 1 and _rank(ranks[1]) == _rank(chosen):
-        found = "; ".join(f"{prefix or 'at the top'} {_description(networks[prefix])}" for prefix in ranks)
-        raise UserError(f"{source} holds several networks: {found}; name one, as in {source}#{chosen.rstrip('.')}")
+        raise UserError(f"{source} holds several networks: {found}; name one, as in {source}{sign}{chosen.rstrip('.')}")
     if not chosen:
         return networks[chosen], ""
-    others = [prefix.rstrip(".") or "the network at the top" for prefix in prefixes if prefix != chosen]
-    left = f"; left {', '.join(others)} (name it behind a # to take it)" if others else ""
+    others = [prefix.rstrip(".") for prefix in prefixes if prefix not in ("", chosen)]
+    left = f"; left {', '.join(others)} (for that give {source}{sign}{others[0]})" if others else ""
     return networks[chosen], f"took {chosen.rstrip('.')}, {_description(networks[chosen])}{left}"
 
 
@@ -235,10 +238,10 @@ def _by_timms_names(vit: PlainViT, state: State) -> State:
     renamed = {name: tensor for name, tensor in state.items() if name in own}
     for name, tensor in state.items():
         renamed.setdefault(_timms_name(name, own), tensor)
-    position = renamed.get("pos_embed")
-    if "register_tokens" in state and vit.no_embed_class and position is not None and position.ndim == 3:
+    token, position = renamed.get("cls_token"), renamed.get("pos_embed")
+    if "register_tokens" in state and vit.no_embed_class and token is not None and position is not None:
         # DINOv2's class token has a position, which timm has added to it
-        renamed["cls_token"] = renamed["cls_token"] + position[:, :1]
+        renamed["cls_token"] = token + position[:, :1]
         renamed["pos_embed"] = position[:, 1:]
     for name in [name for name in renamed if name.endswith("attn.qkv.bias") and name not in own]:
         bias = renamed.pop(name)  # DINOv3: in timm keys have no bias, in its small networks queries and values neither
