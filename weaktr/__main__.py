@@ -275,6 +275,10 @@ def _data_coco_masks(options: argparse.Namespace) -> None:
 # ── presets, parameters, environment ──────────────────────────────────────────────────────────────────────────────
 def _add_listings(commands: Any) -> None:
     _add(commands, "presets", _presets, "list the presets")
+    backbones = _add(commands, "backbones", _backbones, "list the models of timm, and in which steps each can serve")
+    backbones.add_argument(
+        "pattern", nargs="?", default="", metavar="PATTERN", help="part of a name, * and ? as in files"
+    )
     _add(commands, "parameters", _parameters, "list all parameters")
     _add(commands, "environment", _environment, "versions and machine, for a bug report")
 
@@ -287,6 +291,20 @@ def _presets(options: argparse.Namespace) -> None:
     _print_table(rows)
     print("\nHow they differ from the paper:", *presets.differences(), sep="\n")
     print("\nweaktr run --preset NAME --set data_root=FOLDER; weaktr/workbench/presets.py has the command of each")
+
+
+def _backbones(options: argparse.Namespace) -> None:
+    from .models.backbones import backbone_facts, matching_names
+
+    found = [backbone_facts(name) for name in matching_names(options.pattern)]
+    rows = [("backbone", "M parameters", "patch", "image", "normalised", "licence", "steps", "note")]
+    for one in found:
+        steps = ", ".join(map(str, one.steps)) or "–"
+        sizes = (f"{one.millions:.1f}", one.patch, one.image)
+        rows.append((one.name, *sizes, one.normalisation, one.licence, steps, one.note))
+    _print_table(rows)
+    counts = [sum(step in one.steps for one in found) for step in (1, 2)]
+    print(f"\n{len(found)} names, {counts[0]} for step 1, {counts[1]} for step 2")
 
 
 def _parameters(options: argparse.Namespace) -> None:

@@ -47,6 +47,15 @@ def shipped_weights(backbone: str | None) -> Path:
     return ASSETS / f"{name}.safetensors"
 
 
+def weights_file(given: str | Path) -> tuple[Path, str]:
+    """A file of weights and which of its parts is asked for: "ema.pth#state_dict_ema"; "" where none is named."""
+    path = resolve(given)
+    if path.exists() or "#" not in str(given):
+        return path, ""
+    file, _, part = str(given).rpartition("#")
+    return resolve(file), part
+
+
 # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:

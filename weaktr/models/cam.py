@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionMaps
-from .backbones import Backbone, Channels, ImageSize, make_vit, normalisation
+from .backbones import NO_CLASS_TOKEN, Backbone, Channels, ImageSize, make_vit, normalisation
 from .encoders import CamEncoder
 from .fusion import AttentionFusion
 from .weights import load_pretrained, pretrained_state
@@ -166,6 +166,8 @@ def create_cam_model(  # noqa: PLR0913 (the keywords are the interface)
     vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
     if pretrained:
         load_pretrained(vit, pretrained_state(backbone, weights), "bicubic", weights or backbone)
+        if vit.cls_token is None:
+            print(f"{backbone}: {NO_CLASS_TOKEN}", flush=True)
     depth = len(vit.blocks)
     heads = vit.blocks[0].attn.num_heads
     with torch.random.fork_rng(devices=[]):  # whatever a variant draws, the generator stays where it was

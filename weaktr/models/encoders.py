@@ -4,7 +4,7 @@ Shape suffixes used in `weaktr.models`: B batch, C classes, N tokens (classes, r
 h×w grid, D width, L blocks, H heads, d = D/H channels of a head.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,16 +34,45 @@ def embed_patches(vit: PlainViT, x: Tensor) -> tuple[Tensor, Grid]:
     return vit.patch_embed.norm(tokens_BDhw.flatten(2).transpose(1, 2)), (height, width)
 
 
-def rotary(vit: PlainViT, grid: Grid) -> dict[str, Tensor]:
-    """Keyword arguments that the blocks of a ViT with rotary embedding (EVA-02) need for this grid."""
+def rotary(vit: PlainViT, grid: Grid) -> list[dict[str, Tensor]]:
+    """For each block the keyword arguments that it needs on this grid: none, or the rotary embedding as `rope`."""
     rope = getattr(vit, "rope", None)
-    return {} if rope is None else {"rope": rope.get_embed(shape=grid)}
+    if rope is None:
+        return [{}] * len(vit.blocks)
+    embedding = rope.get_embed(shape=grid)
+    of_blocks = embedding if getattr(vit, "rope_mixed", False) else [embedding] * len(vit.blocks)
+    return [{"rope": of_block} for of_block in of_blocks]
 
 
 def use_fused_attention(vit: PlainViT, fused: bool) -> None:
     """Have timm's blocks call torch's fused attention, or else form their maps by plain products."""
-    for block in vit.blocks:
-        block.attn.fused_attn = fused
+    for module in vit.blocks.modules():
+        if hasattr(module, "fused_attn"):  # a block's attention; of blocks with parallel layers, several or itself
+            module.fused_attn = fused
+
+
+def class_tokens(vit: PlainViT, num_classes: int) -> Tensor:
+    """One token for each class (1,C,D): copies of the pretrained class token, or small random numbers without one."""
+    if vit.cls_token is None:
+        return nn.init.trunc_normal_(torch.empty(1, num_classes, vit.embed_dim), std=0.02)
+    return cast(Tensor, vit.cls_token.detach().repeat(1, num_classes, 1))
+
+
+def class_positions(vit: PlainViT, num_classes: int) -> Tensor | None:
+    """Position embeddings (1,N,D) of class tokens, registers and patches; None for a ViT that has none.
+
+    Class tokens have copies of the pretrained class token's. Where class token or registers have none, it is zero.
+    """
+    if vit.pos_embed is None:
+        return None
+    prefix, patches = split_position(vit, vit.pos_embed.detach())
+    width = patches.shape[2]
+    if not prefix.shape[1]:
+        registers = 0 if vit.reg_token is None else vit.reg_token.shape[1]
+        prefix = patches.new_zeros(1, 1 + registers, width)
+    elif vit.cls_token is None:
+        prefix = torch.cat([patches.new_zeros(1, 1, width), prefix], 1)
+    return torch.cat([prefix[:, :1].repeat(1, num_classes, 1), prefix[:, 1:], patches], 1)
 
 
 class CamFeatures(NamedTuple):
@@ -59,7 +88,7 @@ class CamEncoder(nn.Module):
     """Encoder of step 1 (paper Sec. III-A): C class tokens before the patches, with access to every attention map."""
 
     def __init__(self, vit: PlainViT, num_classes: int, keep_maps: bool | None = None) -> None:
-        """Take over a ViT, whose class token is repeated C times.
+        """Take over a ViT, whose class token is repeated C times; one without gets C of its own, which must be learned.
 
         Args:
             vit: As `make_vit` gives it; it loses its class token, position embeddings and final LayerNorm.
@@ -73,30 +102,26 @@ class CamEncoder(nn.Module):
         self.keep_maps = keep_maps
         self.grid = vit.patch_embed.grid_size
         self.registers = 0 if vit.reg_token is None else vit.reg_token.shape[1]
-        prefix, patches = split_position(vit, vit.pos_embed.detach())
-        if prefix.shape[1]:
-            class_position = prefix[:, :1]
-            register_positions = prefix[:, 1:]
-        else:
-            class_position = torch.zeros_like(vit.cls_token)
-            register_positions = patches.new_zeros(1, self.registers, patches.shape[2])
-        class_positions = class_position.repeat(1, num_classes, 1)
-        self.cls_token = nn.Parameter(vit.cls_token.detach().repeat(1, num_classes, 1))
-        self.pos_embed = nn.Parameter(torch.cat([class_positions, register_positions, patches], 1))
+        self.cls_token = nn.Parameter(class_tokens(vit, num_classes))
+        positions = class_positions(vit, num_classes)
+        self.pos_embed = None if positions is None else nn.Parameter(positions)
         vit.cls_token = None
         vit.pos_embed = None
         vit.norm = nn.Identity()
         for block in vit.blocks:
-            block.attn.num_prefix_tokens = num_classes + self.registers  # EVA-02 rotates patch tokens only
+            block.attn.num_prefix_tokens = num_classes + self.registers  # rotary embeddings turn patch tokens only
 
     def position(self, grid: Grid, square: bool) -> Tensor:
         """Position embeddings (1,N,D) on a grid; with DINO's offset, whose factors set the sampling points.
+
+        Only for a ViT that has any.
 
         Args:
             grid: Patches in height and width.
             square: Whether the image is as high as wide in pixels; only then are they left as they are where the
                 number of patches is that of training.
         """
+        assert self.pos_embed is not None
         prefix = self.num_classes + self.registers
         patches = self.pos_embed[:, prefix:]
         if square and grid[0] * grid[1] == patches.shape[1]:
@@ -123,9 +148,11 @@ class CamEncoder(nn.Module):
         tokens = [self.cls_token.expand(len(x), -1, -1), patches]
         if self.registers:
             tokens.insert(1, vit.reg_token.expand(len(x), -1, -1))
-        position = self.position(grid, square=x.shape[-2] == x.shape[-1])
-        tokens_BND = vit.norm_pre(torch.cat(tokens, 1) + position)
-        rope = rotary(vit, grid)
+        tokens_BND = torch.cat(tokens, 1)
+        if self.pos_embed is not None:
+            tokens_BND = tokens_BND + self.position(grid, square=x.shape[-2] == x.shape[-1])
+        tokens_BND = vit.norm_pre(tokens_BND)
+        ropes = rotary(vit, grid)
         keep = self.keeps_maps(tokens_BND.shape[1])
         use_fused_attention(vit, not keep)  # timm forms the maps where they are kept
         if keep:
@@ -133,22 +160,26 @@ class CamEncoder(nn.Module):
         else:
             taps = {"outputs_of": ["q_norm", "k_norm", "proj"]}
         with tapped(vit.blocks, **taps) as seen:
-            for block in vit.blocks:
+            for block, rope in zip(vit.blocks, ropes, strict=True):
                 tokens_BND = block(tokens_BND, **rope)
-        attentions = KeptMaps(seen["attn_drop"]) if keep else self._remade(seen["q_norm"], seen["k_norm"], **rope)
+        attentions = KeptMaps(seen["attn_drop"]) if keep else self._remade(seen["q_norm"], seen["k_norm"], ropes)
         return CamFeatures(tokens_BND, attentions, seen["proj"], grid)
 
-    def _remade(self, queries: list[Tensor], keys: list[Tensor], rope: Tensor | None = None) -> RemadeMaps:
-        """Maps from what `q_norm` and `k_norm` gave; EVA-02 rotates it before the product, so it is rotated here."""
-        if rope is not None:
-            for number, block in enumerate(self.vit.blocks):
-                queries[number] = rotated(block.attn, queries[number], rope)
-                keys[number] = rotated(block.attn, keys[number], rope)
+    @torch.no_grad()  # rotary embeddings may be learned, and maps are detached
+    def _remade(self, queries: list[Tensor], keys: list[Tensor], ropes: list[dict[str, Tensor]]) -> RemadeMaps:
+        """Maps from what `q_norm` and `k_norm` gave; what timm does to it before the product is done here once more."""
+        for number, (block, rope) in enumerate(zip(self.vit.blocks, ropes, strict=True)):
+            if rope:
+                queries[number] = rotated(block.attn, queries[number], **rope)
+                keys[number] = rotated(block.attn, keys[number], **rope)
+            heads, key_heads = queries[number].shape[1], keys[number].shape[1]
+            if key_heads < heads:  # several heads share the keys of one
+                keys[number] = keys[number].repeat_interleave(heads // key_heads, dim=1)
         return RemadeMaps(queries, keys)
 
 
 class SegmenterEncoder(nn.Module):
-    """Encoder of step 2, with the ViT's final LayerNorm and without its class token among the outputs."""
+    """Encoder of step 2, with the ViT's final norm and without its class token and registers among the outputs."""
 
     def __init__(self, vit: PlainViT) -> None:
         super().__init__()
@@ -158,16 +189,18 @@ class SegmenterEncoder(nn.Module):
         """Images (B,3,height,width), sides multiples of the patch → patch tokens (B,P,D) and grid (h, w)."""
         vit = self.vit
         patches, grid = embed_patches(vit, x)
-        prefix_position, position = split_position(vit, vit.pos_embed)
-        if grid != tuple(vit.patch_embed.grid_size):
-            position = resize_position(position, vit.patch_embed.grid_size, grid, "bilinear")
-        prefix = vit.cls_token if vit.reg_token is None else torch.cat([vit.cls_token, vit.reg_token], 1)
-        if prefix_position.shape[1]:
-            prefix = prefix + prefix_position
-        tokens = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches + position], 1))
-        rope = rotary(vit, grid)
-        plain_products = torch.is_autocast_enabled("cpu") and tokens.shape[1] <= FEW_TOKENS
+        tokens = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix = torch.cat(tokens, 1) if tokens else patches.new_empty(1, 0, vit.embed_dim)
+        if vit.pos_embed is not None:
+            prefix_position, position = split_position(vit, vit.pos_embed)
+            if grid != tuple(vit.patch_embed.grid_size):
+                position = resize_position(position, vit.patch_embed.grid_size, grid, "bilinear")
+            patches = patches + position
+            if prefix_position.shape[1]:
+                prefix = prefix + prefix_position
+        tokens_BND = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches], 1))
+        plain_products = torch.is_autocast_enabled("cpu") and tokens_BND.shape[1] <= FEW_TOKENS
         use_fused_attention(vit, not plain_products)
-        for block in vit.blocks:
-            tokens = block(tokens, **rope)
-        return vit.norm(tokens)[:, prefix.shape[1] :], grid
+        for block, rope in zip(vit.blocks, rotary(vit, grid), strict=True):
+            tokens_BND = block(tokens_BND, **rope)
+        return vit.norm(tokens_BND)[:, prefix.shape[1] :], grid

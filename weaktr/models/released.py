@@ -266,7 +266,7 @@ def _check_fusion(state: State) -> None:
 def _check_rotary(vit: PlainViT, state: State) -> None:
     """Refuse stored rotary tables that are not those of the encoder's grid."""
     grid = vit.patch_embed.grid_size
-    sin, cos = rotary(vit, grid)["rope"].chunk(2, -1)
+    sin, cos = rotary(vit, grid)[0]["rope"].chunk(2, -1)
     for name, tensor in state.items():
         if name.endswith(("freqs_cos", "freqs_sin")):
             table = cos if name.endswith("cos") else sin

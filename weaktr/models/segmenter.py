@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import Backbone, Channels, ImageSize, make_vit, normalisation
+from .backbones import Backbone, Channels, ImageSize, make_vit, normalisation, released_eps, untagged
 from .decoder import MaskTransformer
 from .encoders import SegmenterEncoder
 from .weights import load_pretrained, pretrained_state
@@ -108,7 +108,14 @@ def create_segmenter(  # noqa: PLR0913 (the keywords are the interface)
         decoder_heads=decoder_heads,
         decoder_depth=decoder_depth,
     )
-    vit = make_vit(backbone, image_size=image_size, patch_size=patch_size, eps=1e-5, drop_path=drop_path)
+    vit = make_vit(
+        backbone,
+        image_size=image_size,
+        patch_size=patch_size,
+        eps=released_eps(backbone),
+        drop_path=drop_path,
+        step=2,
+    )
     if pretrained:
         mode = starting_position_mode(backbone)
         load_pretrained(vit, pretrained_state(backbone, weights), mode, weights or backbone)
@@ -128,5 +135,5 @@ def starting_position_mode(backbone: Backbone) -> str:
     it comes from once it is converted, so the name decides, also where `weights` gives the file. Only the start is
     meant: `SegmenterEncoder` resizes bilinearly to the grids of other images, whatever the backbone.
     """
-    name = "" if isinstance(backbone, dict) else backbone.split(".")[0]  # timm's names may end in a tag of the weights
+    name = "" if isinstance(backbone, dict) else untagged(backbone)
     return "bicubic" if name == "vit_small_patch16_384" else "bilinear"

@@ -18,7 +18,7 @@ from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
 from ..device import available_device
 from ..errors import DataError, ParameterError, UserError, near
-from ..files import resolve
+from ..files import resolve, weights_file
 from ..method.cam_training import CHECKPOINTS
 from ..method.clipping import SCOPES
 from ..method.crf import LABEL_SETTINGS
@@ -245,7 +245,7 @@ def check_model(values: Values, fetch: bool = False) -> int:
         UserError: for an unknown backbone, and for files that are missing or do not start it.
     """
     for name in ("weights", "seg_weights"):
-        if values.get(name) and not resolve(values[name]).is_file():
+        if values.get(name) and not weights_file(values[name])[0].is_file():
             raise UserError(
                 f"parameter {name}: {values[name]} does not exist or is not a file; give one, or leave it empty"
             )
@@ -277,7 +277,7 @@ def _check_segmenter(values: Values, patch: int) -> None:
     """Step 2's network. patch: side of step 1's patches, which it has where it names no other."""
     patch_size = values.get("seg_patch") or None
     if values.get("seg_backbone"):
-        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=patch_size)
+        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=patch_size, step=2)
         patch = vit.patch_embed.patch_size[0]
     _check_side("crop_size", values, patch_size or patch)
     if values.get("seg_weights"):  # those of step 1 were read for its own network

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data import LISTS, open_dataset, read_named
-from ..files import read_json, resolve, shipped_weights, stage_folders
+from ..files import read_json, shipped_weights, stage_folders, weights_file
 
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # another value of these makes no result stale
 WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data enter by their fingerprint, wherever they lie
@@ -64,9 +64,9 @@ def _weights_by_content(parameters: Mapping[str, Any]) -> dict[str, str]:
         starts["seg_weights"] = starting_weights(parameters, step=2)
     contents = {}
     for name, (backbone, given) in starts.items():
-        file = resolve(given) if given else shipped_weights(backbone)
+        file, part = weights_file(given) if given else (shipped_weights(backbone), "")
         if file.is_file():
-            contents[name] = _content(file, file.stat().st_mtime_ns)
+            contents[name] = _content(file, file.stat().st_mtime_ns) + part
     return contents
 
 
