@@ -282,6 +282,13 @@ def test_the_last_line_of_a_log_is_told(tmp_path, monkeypatch):
         one.result()
 
 
+def test_memory_is_named_where_only_the_log_knows(tmp_path):
+    one = job(tmp_path, "FAILED", ("success", "killed"), "slurmstepd-n2: error: Exceeded job memory limit\n")
+    assert one.done()
+    with pytest.raises(RunError, match="job 7_1 was killed for lack of memory"):
+        one.result()
+
+
 def test_a_job_is_waited_for_until_its_result_is_seen(tmp_path, monkeypatch):
     one = job(tmp_path, "COMPLETED")
     assert not one.done(), "a node's file may come late"

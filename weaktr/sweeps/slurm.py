@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UserError
-from ..files import resolve, short
+from ..files import ROOT, resolve, short
 from .file import Sweep
 from .pools import JobLost, execute_stage
 from .run import SweepRun
@@ -31,6 +32,8 @@ ENDED = {
     *("NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED"),
 }
 SEPARATOR = "\t"  # of squeue's columns, in no name and no path
+# In a job's log; without cgroups Slurm calls such a job FAILED.
+OUT_OF_MEMORY = re.compile("slurmstepd.*(exceeded job memory limit|oom.kill)", re.IGNORECASE)
 GONE = "no longer in the queue"
 AGAIN = "the same command continues there"
 REASONS = {  # state → why a stage did not come to its end, and what to do
@@ -74,10 +77,10 @@ class Seen:
 
 
 class Queue:
-    """The jobs of some sweeps, told from others by name and working folder, asked for at most every POLL_SECONDS."""
+    """The jobs of some sweeps of this clone, asked for at most every POLL_SECONDS."""
 
-    def __init__(self, folder: Path, names: Collection[str]) -> None:
-        self._folder = str(folder)
+    def __init__(self, names: Collection[str]) -> None:
+        """names: Of the sweeps and their jobs."""
         self._names = names
         self._seen: dict[str, Seen] = {}
         self._asked = float("-inf")
@@ -107,7 +110,7 @@ class Queue:
         found = {}
         for line in command("squeue", "--me", "--array", "--noheader", "--states=all", form).splitlines():
             job_id, state, nodes, reason, name, folder = line.split(SEPARATOR)
-            if folder == self._folder and name in self._names:
+            if folder == str(ROOT) and name in self._names:
                 found[job_id] = Seen(state, nodes, reason)
         return found
 
@@ -160,8 +163,9 @@ class SlurmJob:
         if problem == "":
             return
         job = f"Slurm's job {self.job_id}"
-        if self._last.state in REASONS:
-            raise RunError(f"{job} {REASONS[self._last.state]}")
+        state = "OUT_OF_MEMORY" if OUT_OF_MEMORY.search(self._log()) else self._last.state
+        if state in REASONS:
+            raise RunError(f"{job} {REASONS[state]}")
         if problem:
             raise RunError(problem)
         raise JobLost(f"{job} {self._how_it_ended()}")
@@ -173,6 +177,13 @@ class SlurmJob:
             return str(text)
         return f"its job failed: {text.strip().splitlines()[-1]}\n{text}"
 
+    def _log(self) -> str:
+        """What Slurm and the set-up lines wrote on the node; the stage's own words are in its run's log.txt."""
+        try:
+            return str(self._paths.stderr.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            return ""
+
     def _how_it_ended(self) -> str:
         """Of a job without a result."""
         where = f" on {self._last.nodes}" if self._last.nodes else ""
@@ -181,7 +192,7 @@ class SlurmJob:
                 f"ended{where} ({self._last.state}) and left no log in {short(self._paths.folder)}; the clone has to "
                 "lie at the same place on all nodes, --slurm exclude=NODE leaves one out"
             )
-        lines = self._paths.stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = self._log().strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
         return f"ended{where} ({self._last.state}) without a result{last}; its log: {short(self._paths.stderr)}"
 
@@ -211,7 +222,7 @@ class SlurmPool:
         import submitit
 
         self._folder = resolve(folder) / "slurm"
-        self._queue = Queue(self._folder, {sweep.name for sweep in sweeps})
+        self._queue = Queue({sweep.name for sweep in sweeps})
         self._options: dict[str, Options] = {}
         try:
             self._executor = submitit.SlurmExecutor(self._folder)
@@ -246,7 +257,7 @@ class SlurmPool:
             "use_srun": False,  # a step of its own for a single process, which the controller would have to grant
             "wckey": None,
             "setup": options.get(SETUP),
-            "additional_parameters": flags(options) | {"chdir": str(self._folder)},
+            "additional_parameters": flags(options) | {"chdir": str(ROOT)},  # where `python -m` finds weaktr
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
