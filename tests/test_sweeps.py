@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from submitit.core.utils import UncompletedJobError
 from test_runs import PARAMETERS, write_notebook
 
 from weaktr.__main__ import main
@@ -390,54 +389,77 @@ def test_ctrl_c_ends_the_workers_and_their_kernels(place):
 class Queue:
     """A cluster's queue: it may refuse a job or lose one; what it takes it hands to a process."""
 
-    def __init__(self, refuses=lambda queue: False, loses=lambda queue: False):
-        self.pool, self.refuses, self.loses = pools.LocalPool(2), refuses, loses
-        self.jobs, self.refused, self.lost = [], 0, 0
+    def __init__(self, refuses=lambda queue, runs: False, loses=lambda queue: False):
+        self.pool, self.refuses, self.loses = pools.LocalPool(4), refuses, loses
+        self.jobs, self.sizes, self.refused, self.lost = [], [], 0, 0
 
-    def submit(self, function, *arguments):
-        if self.refuses(self):
+    def submit(self, runs, notebooks):
+        if self.refuses(self, runs):
             self.refused += 1
             raise OSError("sbatch: job limit reached")
         if self.loses(self):
-            self.lost += 1
-            job = Future()
-            job.set_exception(UncompletedJobError("timed out"))
-            return job
-        self.jobs.append(self.pool.submit(function, *arguments))
-        return self.jobs[-1]
+            self.lost += len(runs)
+            jobs = [Future() for _ in runs]
+            for job in jobs:
+                job.set_exception(pools.JobLost("Slurm's job 7 ended (NODE_FAIL)"))
+            return jobs
+        jobs = self.pool.submit(runs, notebooks)
+        self.jobs += jobs
+        self.sizes.append(len(runs))
+        return jobs
+
+    def where(self, job):
+        return "on paper"
+
+    def stop(self):
+        self.pool.stop()
 
 
 def test_a_job_that_a_full_queue_refuses_is_tried_again(place):
-    queue = Queue(refuses=lambda queue: any(not job.done() for job in queue.jobs))
+    queue = Queue(refuses=lambda queue, runs: any(not job.done() for job in queue.jobs))
     runs = go(place, executor=queue)
     assert queue.refused and [one.state for one in runs.values()] == ["done"] * 4
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[3]"))
-    refused = go(place, executor=Queue(refuses=lambda queue: True))
+    refused = go(place, executor=Queue(refuses=lambda queue, runs: True))
     assert {one.state for one in refused.values()} == {"failed"}
     assert all("not started: sbatch: job limit reached" in one.message for one in refused.values())
 
 
-def test_a_job_that_the_cluster_ended_fails_its_own_run_only(place):
-    """A stage that ran out of time can be continued: the runs that share it try it themselves."""
+def test_what_can_start_at_once_is_submitted_at_once(place):
+    queue = Queue()
+    seen = set()
+    runs = go(place, jobs=4, executor=queue, show=lambda runs: seen.update(one.message for one in runs))
+    assert [one.state for one in runs.values()] == ["done"] * 4
+    assert queue.sizes[0] == 2 and sum(queue.sizes) == 6, "the first stages of both seeds; six stages in all"
+    assert "01_first · on paper" in seen, "where a job is can be seen"
+
+
+def test_a_queue_that_takes_fewer_gets_halves(place):
+    (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1, 2, 3]"))
+    queue = Queue(refuses=lambda queue, runs: len(runs) > 1)
+    runs = go(place, jobs=4, executor=queue)
+    assert [one.state for one in runs.values()] == ["done"] * 6
+    assert queue.refused and set(queue.sizes) == {1}
+
+
+def test_runs_of_two_sweeps_are_submitted_apart(place):
+    """Each sweep may ask for other jobs on a cluster."""
+    measures = list(read(place).measures)
+    sweeps = [read(place, {"seeds": [seed], "measure": measures}, name) for name, seed in (("one", 1), ("two", 2))]
+    queue = Queue()
+    runs = plan.plan(sweeps, notebooks=place / "notebooks")
+    schedule.run_sweeps(runs, queue, 4, notebooks=place / "notebooks")
+    assert [one.state for one in runs] == ["done"] * 2 and queue.sizes == [1] * 4
+
+
+def test_a_job_that_the_cluster_lost_fails_its_own_run_only(place):
+    """It was not the stage's fault: the runs that share it try it themselves."""
     queue = Queue(loses=lambda queue: not queue.lost)
-    runs = go(place, executor=queue)
-    states = [one.state for one in runs.values()]
-    assert queue.lost == 1 and sorted(states) == ["done"] * 3 + ["failed"]
-    assert "lack of memory or time" in next(one for one in runs.values() if one.state == "failed").message
-
-
-def test_submitit_runs_the_same_sweep(place):
-    executor = pools.slurm_pool(place / "jobs", cluster="local", gpus=0, cpus=1, minutes=5)
     (place / "thresholds.toml").write_text(FILE.replace("[1, 2]", "[1]"))
-    runs = go(place, executor=executor)
-    assert [one.state for one in runs.values()] == ["done"] * 2
-    assert any((place / "jobs/slurm").iterdir()), "submitit's own logs"
-
-
-def test_without_slurm_the_remedy_is_said(place, monkeypatch):
-    monkeypatch.setenv("PATH", str(place))
-    with pytest.raises(UserError, match="start the sweep where sbatch is, or with --executor local"):
-        pools.slurm_pool(place)
+    runs = go(place, executor=queue)
+    assert queue.lost == 1
+    assert {name: one.state for name, one in runs.items()} == {"low-seed1": "failed", "high-seed1": "done"}
+    assert runs["low-seed1"].message == "01_first: Slurm's job 7 ended (NODE_FAIL)"
 
 
 def test_threads_are_divided(place, monkeypatch):

@@ -94,13 +94,13 @@ def _run(options: argparse.Namespace) -> None:
     runner.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
 
 
-def _assignments(texts: Sequence[str]) -> dict[str, str]:
+def _assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
     """NAME=VALUE texts as {name: value}."""
     given = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ParameterError(f"--set {text!r}: write it as name=value")
+            raise ParameterError(f"{option} {text!r}: write it as name=value")
         given[name] = value
     return given
 
@@ -112,36 +112,36 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="print the plan and an estimate, start nothing")
     sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (one per GPU, or two cores)")
     sweep.add_argument("--executor", choices=("local", "slurm"), default="local", help="processes here, or Slurm jobs")
-    sweep.add_argument("--slurm-partition", default="", metavar="NAME")
-    sweep.add_argument("--gpus", type=int, default=1, metavar="N", help="per Slurm job")
-    sweep.add_argument("--cpus", type=int, default=8, metavar="N", help="per Slurm job")
-    sweep.add_argument("--minutes", type=int, default=1440, metavar="N", help="limit of a Slurm job")
+    sweep.add_argument("--slurm", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="of a Slurm job")
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from .sweeps import console as view
-    from .sweeps import pools, schedule
+    from .sweeps import pools, schedule, slurm
     from .sweeps.file import SWEEPS, read_sweep
     from .sweeps.plan import estimate_seconds, plan, to_compute
+    from .sweeps.slurm_options import check_options
 
     if options.jobs < 0:
         raise ParameterError(f"--jobs {options.jobs}: give a number of stages at a time, or 0 for as many as fit here")
+    on_slurm = options.executor == "slurm"
+    given = check_options(_assignments(options.slurm, "--slurm"))
+    if given and not on_slurm:
+        raise ParameterError(f"--slurm {' '.join(options.slurm)}: add --executor slurm")
     sweeps = [read_sweep(path) for path in options.files]
     if len({sweep.name for sweep in sweeps}) < len(sweeps):
         raise ParameterError("two of the files have one preset and name, which make the sweep's folder; rename one")
+    pool: Any = None
+    if on_slurm and not options.dry_run:  # which asks Slurm first: what it refuses need not be planned
+        pool = slurm.SlurmPool(SWEEPS, sweeps, given)
     runs = plan(sweeps)
-    on_slurm = options.executor == "slurm"
     jobs = (options.jobs or 16) if on_slurm else pools.local_jobs(options.jobs)
     print(view.plan_text(runs, to_compute(runs), estimate_seconds(runs), jobs), flush=True)
     if options.dry_run:
         rows = [(one.sweep.name, one.name, ", ".join(one.stages) or "done") for one in runs]
         _print_table([("sweep", "run", "stages to do"), *rows])
         return
-    pool: Any = None
-    if on_slurm:
-        limits = {"gpus": options.gpus, "cpus": options.cpus, "minutes": options.minutes}
-        pool = pools.slurm_pool(SWEEPS, partition=options.slurm_partition, **limits)
-    else:
+    if not on_slurm:
         pool = pools.LocalPool(jobs)
     with view.progress(runs) as show:
         schedule.run_sweeps(runs, pool, jobs, show=show)

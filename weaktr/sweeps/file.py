@@ -14,6 +14,9 @@ train_ceiling = false
 clip_scope = "none"
 [grid]                                     # … and/or lists of values, of which every combination is run
 clip_cell = [24, 48]
+[slurm]                                    # what its jobs ask for on a cluster; --slurm NAME=VALUE stands above it
+account = "lab"
+gpus = "a100:1"
 [[measure]]                                # what to read off metrics.json; the first one is the sweep's figure
 label = "mask on val"
 stage = "05_evaluation"
@@ -37,6 +40,7 @@ from ..workbench import presets
 from ..workbench.keys import WITHOUT_EFFECT
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import select
+from .slurm_options import Options, check_options
 
 SWEEPS = "papermill_runs/sweeps"
 PRESET = "demo"  # where the file names none
@@ -51,6 +55,7 @@ ENTRIES = {  # entry → the type of its value, how it is written
     "set": (dict, "[set]"),
     "variants": (dict, "[variants]"),
     "grid": (dict, "[grid]"),
+    "slurm": (dict, "[slurm]"),
     "measure": (list, "[[measure]]"),
 }
 MEASURE_ENTRIES = ("label", "stage", "metric", "list", "list_size", "crf", "oracle", "threshold_from")
@@ -73,6 +78,7 @@ class Sweep:
         baselines: {variant: the one it is compared with}.
         measures: As in the file; all but `label` and `stage` is what a metrics record has to fulfil.
         folder: Holds a folder per run.
+        slurm: What its jobs ask for on a cluster, checked.
     """
 
     name: str
@@ -86,6 +92,7 @@ class Sweep:
     baselines: dict[str, str]
     measures: tuple[Measure, ...]
     folder: Path
+    slurm: Options
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,8 @@ def read_sweep(
         check_seeds(seeds)
         measures = tuple(entries.get("measure", ()))
         check_measures(measures, stages, declared)
+        with naming("[slurm]"):
+            slurm = check_options(entries.get("slurm", {}))
         baseline = entries.get("baseline", next(iter(overrides)))
         return Sweep(
             name=name,
@@ -156,6 +165,7 @@ def read_sweep(
             baselines=find_baselines(baseline, variants),
             measures=measures,
             folder=resolve(root) / name,
+            slurm=slurm,
         )
 
 

@@ -1,21 +1,26 @@
-"""Where stages run: in processes on this machine, or as Slurm jobs."""
+"""Where stages run: in processes on this machine. As Slurm jobs: `slurm`."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import RunError
 from ..files import resolve
 from ..processes import cores, spawned
 from ..workbench.runner import run
+from .run import SweepRun
 
 SECONDS_TO_END = 30  # for an interrupted worker and its kernel (some 4 measured), before it is killed
+
+
+class JobLost(RunError):
+    """A job that ended through no fault of its stage: other runs that share the stage try it themselves."""
 
 
 # ── A stage ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -70,8 +75,12 @@ class LocalPool:
         gpu = self._gpus[i % len(self._gpus)] if self._gpus else None
         return spawned(1, _take_share, self._threads, gpu)
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        """Start function(*arguments) in a process that has nothing to do. No more than `jobs` at a time."""
+    def submit(self, runs: Sequence[SweepRun], notebooks: str) -> list[Future]:
+        """Start the next stage of each run in a process that has nothing to do. No more than `jobs` at a time."""
+        return [self.call(execute_stage, *run.call(notebooks)) for run in runs]
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """Start function(*arguments) in a process that has nothing to do."""
         i = next(i for i, job in enumerate(self._running) if job is None or job.done())
         try:
             job = self._executors[i].submit(function, *arguments)
@@ -80,6 +89,10 @@ class LocalPool:
             job = self._executors[i].submit(function, *arguments)
         self._running[i] = job
         return job
+
+    def where(self, job: Future) -> str:
+        """Nothing to say of a job at work: they all are here."""
+        return ""
 
     def stop(self) -> None:
         """Interrupt what runs; its workers have ended when it returns.
@@ -98,38 +111,3 @@ class LocalPool:
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
             worker.kill()  # nothing to one that has ended
-
-
-# ── A cluster ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def slurm_pool(
-    folder: str | Path,
-    *,
-    cluster: str = "slurm",
-    partition: str = "",
-    gpus: int = 1,
-    cpus: int = 8,
-    minutes: int = 1440,
-) -> Any:
-    """Submitit's executor, one Slurm job per stage.
-
-    Args:
-        folder: Submitit's files go to `slurm` in it.
-        cluster: "local" runs the jobs on this machine, for tests.
-        partition: "" for the cluster's default.
-        gpus: Per job.
-        cpus: Per job.
-        minutes: After which a job is ended.
-
-    Raises:
-        UserError: Where there is no Slurm.
-    """
-    import submitit
-
-    try:
-        executor = submitit.AutoExecutor(folder=resolve(folder) / "slurm", cluster=cluster)
-    except RuntimeError as error:
-        raise UserError(f"{error}; start the sweep where sbatch is, or with --executor local") from error
-    executor.update_parameters(timeout_min=minutes, cpus_per_task=cpus, gpus_per_node=gpus, name="weaktr")
-    if partition:
-        executor.update_parameters(slurm_partition=partition)
-    return executor

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RunError
+from ..files import short
 from ..workbench.keys import WITHOUT_EFFECT
 from ..workbench.runner import RunFolder
 from .file import Sweep
@@ -57,11 +58,28 @@ class SweepRun:
                 chain.append((other, {name: value for name, value in parameters if name not in WITHOUT_EFFECT}))
         return json.dumps(chain)
 
+    @property
+    def processes(self) -> int:
+        """How many processes the next stage starts, one per GPU; 0 where that is left to what it finds."""
+        return int(self.place.parameters[self.stage].get("processes", 0))
+
+    def call(self, notebooks: str) -> tuple[Any, ...]:
+        """The next stage as arguments of `execute_stage`."""
+        given = {name: value for name, value in self.values.items() if name != "run_folder"}
+        return given, short(self.place.path), self.stage, self.sweep.preset, notebooks
+
     def start(self) -> None:
         """The next stage runs from now on."""
         self.state = "running"
         self.message = self.stage
         self.began = time.monotonic()
+
+    def move(self, where: str) -> bool:
+        """Say where the stage is, if there is something to say → whether that is new."""
+        message = f"{self.stage} · {where}" if where else self.stage
+        new = message != self.message
+        self.message = message
+        return new
 
     def stop_clock(self) -> None:
         """The stage that ran has ended, well or not."""

@@ -6,9 +6,9 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..files import short, write_json
+from ..files import write_json
 from ..workbench.parameters import NOTEBOOKS
-from .pools import LocalPool, execute_stage
+from .pools import JobLost
 from .run import SweepRun
 from .sharing import take_over
 
@@ -18,7 +18,7 @@ KILLED = "its process was killed, most often for lack of memory or time"
 
 
 class Job(Protocol):
-    """A stage at work, as a concurrent.futures.Future or a submitit.Job."""
+    """A stage at work, as a concurrent.futures.Future or a SlurmJob."""
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
@@ -26,15 +26,18 @@ class Job(Protocol):
     def result(self) -> Any:
         """What it returned; raises what it raised."""
 
-    def cancel(self) -> Any:
-        """Ask for its end."""
-
 
 class Executor(Protocol):
-    """Where stages run: a LocalPool, submitit's executor, or anything like them."""
+    """Where stages run: a LocalPool, a SlurmPool, or anything like them."""
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Start function(*arguments) → Job. Raises any exception where it takes no more jobs now."""
+    def submit(self, runs: Sequence[SweepRun], notebooks: str) -> Sequence[Any]:
+        """Start the next stage of each run → its Job. Raises any exception where it cannot take all of them now."""
+
+    def where(self, job: Any) -> str:
+        """Where a job at work is, in words, or ""."""
+
+    def stop(self) -> None:
+        """End the jobs at work; they have ended when it returns."""
 
 
 def run_sweeps(
@@ -63,6 +66,8 @@ def run_sweeps(
             time.sleep(POLL_SECONDS)
             if scheduler.collect_finished():
                 scheduler.start_waiting()
+            elif scheduler.look():
+                scheduler.record()
     except BaseException:  # Ctrl-C above all
         scheduler.interrupt()
         raise
@@ -95,37 +100,58 @@ class Scheduler:
 
     def start_waiting(self) -> None:
         """Start what can be started now, after taking over what other runs have finished meanwhile."""
+        self._start()
+        while not self.active and any(run.state == "waiting" for run in self.runs):
+            self._start()  # what was refused had held back those that share its stage
+        self.record()
+
+    def _start(self) -> None:
+        chosen: dict[str, SweepRun] = {}
         for run in self.runs:
             if run.state == "waiting":
                 take_over(run)
             if run.state == "waiting":
-                self._start(run)
-        self.record()
+                self._choose(run, chosen)
+        groups: dict[tuple[str, int], list[SweepRun]] = {}
+        for run in chosen.values():
+            groups.setdefault((run.sweep.name, run.processes), []).append(run)
+        for group in groups.values():
+            self._submit(group)
 
-    def _start(self, run: SweepRun) -> None:
-        """Start the next stage of a run, unless it failed in another one, is at work there, or there is no room."""
+    def _choose(self, run: SweepRun, chosen: dict[str, SweepRun]) -> None:
+        """Choose a run, unless its next stage failed in another one, is at work there, or there is no room."""
         recipe = run.recipe(run.stage)
         if recipe in self.failed:
             run.fail(f"shares a stage with {self.failed[recipe].name}, which failed there")
             return
         at_work = {other.recipe(other.stage) for other in self.active.values()}
-        if len(self.active) < self.jobs and recipe not in at_work:
-            self._submit(run)
+        if len(self.active) + len(chosen) < self.jobs and recipe not in at_work:
+            chosen.setdefault(recipe, run)
 
-    def _submit(self, run: SweepRun) -> None:
-        given = {name: value for name, value in run.values.items() if name != "run_folder"}
-        arguments = (given, short(run.place.path), run.stage, run.sweep.preset, str(self.notebooks))
+    def _submit(self, runs: Sequence[SweepRun]) -> None:
+        """Submit the next stages of runs of one sweep at once, or by halves where the executor takes fewer."""
         try:
-            job = self.executor.submit(execute_stage, *arguments)
+            jobs = self.executor.submit(runs, str(self.notebooks))
         except Exception as error:  # a full queue, for example
+            if len(runs) > 1:
+                half = len(runs) // 2
+                self._submit(runs[:half])
+                self._submit(runs[half:])
+                return
+            (run,) = runs
             reason = f"not started: {error}"
             if self.active:
                 run.wait(reason)  # tried again when a job ends
             else:
                 run.fail(reason)
-        else:
+            return
+        for job, run in zip(jobs, runs, strict=True):
             self.active[job] = run
             run.start()
+
+    def look(self) -> bool:
+        """Ask where the jobs at work are → whether there is something new."""
+        return any([run.move(self.executor.where(job)) for job, run in self.active.items()])
 
     def collect_finished(self) -> bool:
         """Record how jobs ended → whether any did."""
@@ -135,8 +161,6 @@ class Scheduler:
         return bool(finished)
 
     def _collect(self, job: Job) -> None:
-        from submitit.core.utils import UncompletedJobError
-
         run = self.active.pop(job)
         stage = run.stage
         recipe = run.recipe(stage)
@@ -144,21 +168,22 @@ class Scheduler:
         try:
             job.result()
             run.finish_stage()
-        except (BrokenExecutor, UncompletedJobError):
+        except BrokenExecutor:
             run.fail(f"{stage}: {KILLED}")  # but not those that share the stage: they try it themselves
+        except JobLost as error:
+            run.fail(f"{stage}: {error}")
         except Exception as error:  # whatever it was, it is this run's: the others go on
             run.fail(f"{stage}: {error}")
             self.failed[recipe] = run
 
     def interrupt(self) -> None:
         """End the jobs at work; their runs wait for the next call."""
-        for job in self.active:
-            job.cancel()
-        if isinstance(self.executor, LocalPool):  # whose jobs cannot be cancelled once they run
+        try:
             self.executor.stop()
-        for run in self.active.values():
-            run.wait("interrupted")
-        self.record()
+        finally:
+            for run in self.active.values():
+                run.wait("interrupted")
+            self.record()
 
     def record(self) -> None:
         """Write the state of every sweep, for a reader while it runs and afterwards, and show it."""
