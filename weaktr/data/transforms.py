@@ -18,6 +18,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils import data as torch_data
 
+from .. import ranks
 from .dataset import Dataset
 from .images import VOID
 
@@ -256,7 +257,7 @@ class EpochLoader:
 
     Args:
         samples: Indexed by (epoch, index).
-        batch_size: Samples a batch.
+        batch_size: Samples a batch; of several ranks each loads its share of every batch.
         seed: Of the order of the samples.
         epochs: Their numbers.
         workers: Processes, one at least: samples seed global generators.
@@ -269,7 +270,7 @@ class EpochLoader:
         self.steps = length // batch_size
         self._loader = torch_data.DataLoader(
             samples,
-            batch_sampler=epoch_batches(length, batch_size, seed, epochs),
+            batch_sampler=(ranks.share(batch) for batch in epoch_batches(length, batch_size, seed, epochs)),
             num_workers=max(1, workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the caller's random numbers do not depend on the loader

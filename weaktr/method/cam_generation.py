@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import ranks
 from ..data.dataset import Dataset
 from ..data.images import image_size
 from ..data.transforms import normalise
@@ -147,11 +149,13 @@ def generate_list(
     scales: Sequence[float],
     variants: dict[Path, Variant],
     progress: Progress,
+    processes: int = 1,
 ) -> None:
     """CAM files of a list, see `cams.save_cams`; what is there already stays.
 
     Images of one size share a forward pass. While the model works, a thread reads and resizes the next ones, and
-    another writes the last ones; a GPU has up to THREADS_GPU of each.
+    another writes the last ones; a GPU has up to THREADS_GPU of each. Several processes share the batches, so that
+    files are the same to the last byte.
 
     Args:
         model: of step 1, on its device.
@@ -160,17 +164,21 @@ def generate_list(
         scales: factors of the size, see `generate_cams`.
         variants: {folder: (kind, refined)}; each folder gets one <id>.npz per image.
         progress: counts images.
+        processes: that share the list, see `ranks.wanted`.
     """
+    if ranks.run(generate_list, processes, model, dataset, ids, scales, variants, progress):
+        return
     on_gpu = next(model.parameters()).is_cuda
     pixels = BATCH_PIXELS_GPU if on_gpu else BATCH_PIXELS
     threads = min(THREADS_GPU, cores()) if on_gpu else 1
     compositions = list(variants.values())
+    shared = ranks.SharedProgress(progress, len(ids))
 
     def unfinished() -> Iterator[list[str]]:
-        for batch_ids in equal_sizes(dataset, ids, pixels):
+        for batch_ids in islice(equal_sizes(dataset, ids, pixels), ranks.rank(), None, ranks.world()):
             files = [cam_file(image_id, folder) for image_id in batch_ids for folder in variants]
             if all(file.is_file() for file in files):
-                progress.update(len(batch_ids))
+                shared.update(len(batch_ids))
             else:
                 yield batch_ids
 
@@ -180,7 +188,9 @@ def generate_list(
 
     dataset.warm()
     for written in ahead(partial(save_batch, list(variants)), generated(), threads):
-        progress.update(written)
+        shared.update(written)
+    ranks.wait()
+    shared.finish()
 
 
 @dataclass(frozen=True)

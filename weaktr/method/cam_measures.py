@@ -4,6 +4,7 @@ How well the network names what is in them, how its fusion weighs the attention 
 at different places. By default no mask is read; `oracle_miou` reads them, and is asked for by name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .. import ranks
 from ..data.dataset import Dataset
 from ..data.transforms import normalise
 from ..device import set_precision
-from ..evaluation.metrics import threshold_curve
+from ..evaluation.metrics import curve_table, threshold_counts
 from ..models.cam import CamModel
 from .cam_generation import generate_cams
 
@@ -65,9 +67,9 @@ class EpochMeasures:
 class WholeImages(torch.utils.data.Dataset):
     """index → image squeezed to the model's training size and normalised (3,S,S), image-level label (C,)."""
 
-    def __init__(self, dataset: Dataset, list_name: str, model: CamModel) -> None:
+    def __init__(self, dataset: Dataset, ids: Sequence[str], model: CamModel) -> None:
         self.dataset = dataset
-        self.ids = dataset.ids(list_name)
+        self.ids = ids
         self.size = model.config["image_size"]
         self.mean, self.std = model.mean, model.std
 
@@ -94,9 +96,11 @@ class Validation:
 def validate(
     model: CamModel, dataset: Dataset, list_name: str, precision: str = "auto", workers: int = 2
 ) -> Validation:
-    """One pass over a list: whole images squeezed to the training size."""
+    """One pass over a list, which ranks share: whole images squeezed to the training size."""
     device = next(model.parameters()).device
-    images = WholeImages(dataset, list_name, model)
+    ids = dataset.ids(list_name)
+    own = ranks.share(ids)
+    images = WholeImages(dataset, own or ids[:1], model)  # a rank without a share looks at an image for nothing
     loader = torch.utils.data.DataLoader(
         images,
         batch_size=64,
@@ -114,7 +118,8 @@ def validate(
         labels.append(y)
         head_weights.append(output.head_weights.float().cpu())
         correlations.append(class_attention_correlation(output.cross_attention).cpu())
-    return Validation(*(torch.cat(parts).numpy() for parts in (scores, labels, head_weights, correlations)))
+    found = [torch.cat(parts).numpy()[: len(own)] for parts in (scores, labels, head_weights, correlations)]
+    return Validation(*map(ranks.whole, found))
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -162,11 +167,16 @@ def class_attention_correlation(cross_attention_BChw: Tensor) -> Tensor:
 
 
 def oracle_miou(model: CamModel, dataset: Dataset, list_name: str) -> float:
-    """The mIoU (%) of a list's fine CAMs, one scale, mirrored, at the background score that is best on its masks."""
+    """The mIoU (%) of a list's fine CAMs, one scale, mirrored, at the background score that is best on its masks.
+
+    Ranks share the list.
+    """
     model.eval()
+    thresholds = np.linspace(0, 1, 101)
     samples = (
         (generate_cams(model, dataset.image(image_id), dataset.labels(image_id), (1.0,)), dataset.mask(image_id))
-        for image_id in dataset.ids(list_name)
+        for image_id in ranks.share(dataset.ids(list_name))
     )
-    curve = threshold_curve(samples, len(dataset.classes) + 1, np.linspace(0, 1, 101))
-    return float(curve["miou"].max())
+    own = threshold_counts(samples, len(dataset.classes) + 1, thresholds)
+    counts = np.sum(ranks.gather(own), axis=0)
+    return float(curve_table(counts, thresholds)["miou"].max())

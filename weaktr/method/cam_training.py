@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import ranks
 from ..data.transforms import CamSamples, EpochLoader, seed_everything
 from ..device import set_precision
 from ..errors import ParameterError
@@ -44,6 +45,7 @@ class CamTrainingOptions:
         seed: of order, augmentation and drop path.
         workers: processes that load and augment.
         precision: "auto", "bf16" or "fp32", see `device.set_precision`.
+        processes: that train together, see `ranks.wanted`; `batch_size` is the batch of all of them.
     """
 
     epochs: int
@@ -54,6 +56,7 @@ class CamTrainingOptions:
     seed: int = 504
     workers: int = 2
     precision: str = "auto"
+    processes: int = 1
 
 
 def learning_rate(epoch: int, lr: float, epochs: int = 60, warmup: int = 5) -> float:
@@ -111,7 +114,10 @@ def train_cam(
         History with a row per epoch: epoch, lr, the sum `loss` of the three mean losses and each of them, what was
         measured, images_per_second, and wait_share, the share of the time in which the step waited for data.
     """
-    check_batch(len(samples), options.batch_size)
+    check_batch(len(samples), options.batch_size, options.processes)
+    shared = {"measure": measure, "keep_best": keep_best, "folder": folder, "progress": progress}
+    ranks.run(train_cam, options.processes, model, samples, options, **shared)  # their state is then read below
+    network = ranks.in_step(model)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, fused=True)
     peak = options.lr * options.batch_size / REFERENCE_BATCH
     history = restore(folder, model, optimizer)
@@ -123,10 +129,10 @@ def train_cam(
         rate = learning_rate(epoch, peak, options.epochs, options.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        seed_everything(options.seed, epoch)
+        seed_everything(options.seed, epoch, *ranks.seeds())
         start = time.perf_counter()
         bar = progress(images, label=f"epoch {epoch + 1}/{options.epochs}")
-        losses = _train_epoch(model, loader, optimizer, options.precision, bar)
+        losses = _train_epoch(network, loader, optimizer, options, bar)
         seconds = time.perf_counter() - start
         speed = {"images_per_second": images / seconds, "wait_share": loader.wait_share}
 
@@ -134,7 +140,8 @@ def train_cam(
         check_loss(loss, f"in epoch {epoch + 1}", options.lr)
         row = {"epoch": epoch + 1, "lr": rate, "loss": loss} | losses | measure(model) | speed
         history.append(row)
-        if keep_best and (not best.exists() or row[keep_best] == max(past[keep_best] for past in history)):
+        is_best = keep_best and (not best.exists() or row[keep_best] == max(past[keep_best] for past in history))
+        if is_best and ranks.is_first():
             with atomic(best) as aside:
                 save_file(model.state_dict(), aside)
         keep(folder, model, optimizer, history)
@@ -145,11 +152,15 @@ def train_cam(
 
 
 def _train_epoch(
-    model: CamModel, loader: EpochLoader, optimizer: torch.optim.Optimizer, precision: str, bar: Progress
+    model: nn.Module,
+    loader: EpochLoader,
+    optimizer: torch.optim.Optimizer,
+    options: CamTrainingOptions,
+    bar: Progress,
 ) -> dict[str, float]:
-    """One pass over the samples → mean losses {"loss_cls", "loss_coarse", "loss_fine"}."""
+    """One pass over the samples → mean losses {"loss_cls", "loss_coarse", "loss_fine"}; model: `ranks.in_step`."""
     device = next(model.parameters()).device
-    forward_precision = set_precision(device, precision)
+    forward_precision = set_precision(device, options.precision)
     model.train()
     sums = {name: torch.zeros((), device=device) for name in LOSSES}
     for images, labels in loader:
@@ -164,5 +175,5 @@ def _train_epoch(
         del output  # free this batch's attention maps before the next forward pass allocates its own
         for name, loss in losses.items():
             sums[name] += loss.detach()
-        bar.update(len(images), f"{loader.wait_share:.1%} data wait")
-    return {f"loss_{name}": float(total) / len(loader) for name, total in sums.items()}
+        bar.update(options.batch_size, f"{loader.wait_share:.1%} data wait")
+    return {f"loss_{name}": float(ranks.mean(total)) / len(loader) for name, total in sums.items()}

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .. import ranks
 from ..data.transforms import EpochLoader, SegmentationSamples, seed_everything
 from ..device import set_precision
 from ..files import atomic, write_table
@@ -49,6 +50,7 @@ class RetrainingOptions:
         seed: of order, augmentation, dropout and drop path.
         workers: processes that load and augment.
         precision: "auto", "bf16" or "fp32", see `device.set_precision`.
+        processes: that train together, see `ranks.wanted`; `batch_size` is the batch of all of them.
     """
 
     epochs: int
@@ -62,6 +64,7 @@ class RetrainingOptions:
     seed: int = 504
     workers: int = 2
     precision: str = "auto"
+    processes: int = 1
 
 
 def learning_rate(iteration: int, iterations: int, lr: float = 1e-4, min_lr: float = 1e-5) -> float:
@@ -122,8 +125,8 @@ class Recorder:
         self._counts = {name: self._counts.get(name, 0) + count for name, count in counts.items()}
         if len(self._losses) < self.every and self._added < self.steps:
             return None
-        loss, loss_unclipped = torch.stack(self._losses).mean(0).tolist()
-        totals = torch.stack(list(self._counts.values())).tolist()
+        loss, loss_unclipped = ranks.mean(torch.stack(self._losses).mean(0)).tolist()
+        totals = ranks.total(torch.stack(list(self._counts.values()))).tolist()
         found = dict(zip(self._counts, totals, strict=True))
         row = {"loss": loss, "loss_unclipped": loss_unclipped} | found | clipping_quality(found)
         row["images_per_second"] = len(self._losses) * self.batch_size / (time.perf_counter() - self._start)
@@ -169,8 +172,11 @@ def train_segmenter(
         images_per_second with all waiting, and wait_share, the share of the epoch's time until then that went by in
         waiting for data.
     """
-    check_batch(len(samples), options.batch_size)
+    check_batch(len(samples), options.batch_size, options.processes)
+    shared = {"folder": folder, "progress": progress, "watched": watched}
+    ranks.run(train_segmenter, options.processes, model, samples, options, **shared)  # their state is then read below
     device = next(model.parameters()).device
+    network = ranks.in_step(model)
     optimizer = make_optimizer(model, options.lr)
     history = restore(folder, model, optimizer)
     steps = len(samples) // options.batch_size
@@ -181,7 +187,7 @@ def train_segmenter(
     precision = set_precision(device, options.precision)
     loader = EpochLoader(samples, options.batch_size, options.seed, range(done, options.epochs), options.workers)
     for epoch in range(done, options.epochs):
-        seed_everything(options.seed, epoch)
+        seed_everything(options.seed, epoch, *ranks.seeds())
         model.train()
         bar = progress(steps * options.batch_size, label=f"epoch {epoch + 1}/{options.epochs}")
         recorder = Recorder(iterations_per_row(iterations), steps, options.batch_size)
@@ -194,7 +200,7 @@ def train_segmenter(
 
             images, labels, truth = (part.to(device, non_blocking=True) for part in batch)
             with precision:
-                logits = model(images)
+                logits = network(images)
             clipped = gradient_clipping(logits, labels, tau, options.cell, scope=options.scope)
             optimizer.zero_grad()
             clipped.loss.backward()
@@ -205,7 +211,7 @@ def train_segmenter(
                 check_loss(row["loss"], f"at iteration {iteration}", options.lr)
                 where = {"iteration": iteration, "start_value": tau if math.isfinite(tau) else math.nan, "lr": rate}
                 history.append(where | row | {"wait_share": loader.wait_share})
-            bar.update(len(images), f"{loader.wait_share:.1%} data wait")
+            bar.update(options.batch_size, f"{loader.wait_share:.1%} data wait")
             if watched and _is_watched(iteration, iterations):
                 watch_clipping(model, watched, tau, options, folder / "clipping" / f"{iteration + 1:06d}.npz")
         keep(folder, model, optimizer, history)
@@ -284,8 +290,9 @@ def watch_clipping(
     model.eval()
     clipped = gradient_clipping(model(images), labels, start_value, options.cell, scope=options.scope)
     model.train()
-    with atomic(path) as aside:
-        np.savez_compressed(aside, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
+    if ranks.is_first():
+        with atomic(path) as aside:
+            np.savez_compressed(aside, loss=clipped.pixel_loss.half().cpu(), clipped=(~clipped.kept).cpu())
 
 
 def watched_rows(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ranks
 from ..data.dataset import Dataset
 from ..data.images import write_label_png
 from ..processes import spawned
@@ -233,6 +234,7 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
     window: int,
     stride: int,
     early_weight: float = 0.0,
+    processes: int = 1,
 ) -> None:
     """Masks of a list, before and after the CRF; what is there already stays.
 
@@ -242,7 +244,7 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
         ids: of the images.
         folder: gets `multi/` and, where there is a CRF, `multi_crf/` with one palette PNG per image.
         crf: "" (none), "voc" or "coco" settings.
-        workers: processes for the CRF, beside the network.
+        workers: processes for the CRF, beside the network; of several processes each has its share of them.
         progress: counts images.
         scales: see `segment`.
         mirror: see `segment`.
@@ -250,17 +252,24 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
         window: see `segment`.
         stride: see `segment`.
         early_weight: see `segment`.
+        processes: that share the list, see `ranks.wanted`.
     """
+    how = {"scales": scales, "mirror": mirror, "base_size": base_size, "window": window, "stride": stride}
+    how |= {"early_weight": early_weight, "crf": crf, "workers": workers, "progress": progress}
+    if ranks.run(segment_list, processes, model, dataset, ids, folder, **how):
+        return
+    workers = max(1, workers // ranks.world())
     plain, refined = folder / "multi", folder / "multi_crf"
     places = [plain, refined] if crf else [plain]
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
+    shared = ranks.SharedProgress(progress, len(ids))
     waiting: deque[Future[None]] = deque()
     with spawned(workers) as pool:
-        for image_id in ids:
+        for image_id in ranks.share(ids):
             name = f"{image_id}.png"
             if all((place / name).is_file() for place in places):
-                progress.update(1)
+                shared.update()
                 continue
             image = dataset.image(image_id)
             views = (scales, mirror, base_size, window, stride, early_weight)
@@ -273,6 +282,8 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
                 waiting.append(pool.submit(refine_to_file, refined / name, *given))
             if len(waiting) > 4 * workers:
                 waiting.popleft().result()
-            progress.update(1)
+            shared.update()
         for job in waiting:
             job.result()
+    ranks.wait()
+    shared.finish()

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from .. import ranks
 from ..errors import ParameterError, RunError
 from ..files import atomic
 
@@ -20,10 +21,12 @@ class DivergedError(RunError):
 
 
 def keep(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
-    """Write everything that a restart needs to folder/resume.pt, whole or not at all."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-    with atomic(Path(folder) / "resume.pt") as aside:
-        torch.save(state, aside)
+    """Write everything that a restart needs to folder/resume.pt, whole or not at all; all ranks wait for the first."""
+    if ranks.is_first():
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        with atomic(Path(folder) / "resume.pt") as aside:
+            torch.save(state, aside)
+    ranks.wait()
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
@@ -49,10 +52,15 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     return []
 
 
-def check_batch(images: int, batch_size: int) -> None:
-    """Raise ParameterError for a training list that does not fill a single batch."""
+def check_batch(images: int, batch_size: int, processes: int = 1) -> None:
+    """Raise ParameterError for a list that does not fill a single batch, and for one that processes cannot share."""
     if images < batch_size:
         raise ParameterError(f"there are {images} images, fewer than batch size {batch_size}; lower it")
+    if batch_size % max(1, processes):
+        raise ParameterError(
+            f"batch size {batch_size}, shared by {processes} processes, gives them different numbers of images; take a "
+            f"multiple of {processes}, or other processes"
+        )
 
 
 def check_loss(loss: float, when: str, lr: float) -> None:

@@ -248,6 +248,20 @@ class Stage:
         self._device = pick_device(name)
         return self._device
 
+    def processes(self, asked: int) -> int:
+        """How many processes share this stage's networks and lists, once its `device` is known.
+
+        Args:
+            asked: 0 for one per visible GPU, and for one on a CPU.
+
+        Raises:
+            ParameterError: for more than this machine has GPUs, or cores.
+        """
+        from ..ranks import wanted
+
+        assert self._device is not None, "call device first"
+        return wanted(asked, self._device)
+
     def progress(self, total: int, unit: str = "images", label: str = "", of: str = "") -> Progress:
         """A Progress whose lines start with the stage's name, what it is `of`, and `label`."""
         return Progress(" · ".join(filter(None, (self.name, of, label))), total, unit)
