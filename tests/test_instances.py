@@ -162,6 +162,13 @@ def test_other_categories_are_classes_of_ones_own(make, capsys):
     assert "coco14: classes of voc_format/classes.txt: pear, apple" in capsys.readouterr().out
 
 
+def test_of_classes_of_ones_own_no_size_is_known(make, capsys):
+    """A JSON may be called as COCO14's are."""
+    root = make([thing(1, 1), thing(2, 2)], categories=FRUIT)
+    assert main(["data", "coco-masks", str(root), "--split", "train"]) == 0
+    assert capsys.readouterr().out == "train: 2 images with masks\n"
+
+
 def test_masks_keep_their_values_when_categories_are_added(make):
     root = make([thing(1, 1), thing(2, 2)], categories=FRUIT)
     (root / "annotations/instances_val2014.json").unlink()
@@ -283,7 +290,10 @@ def test_a_shape_that_cannot_be_drawn_is_named_and_left_out(make, capsys, shape,
     root = make([thing(1, 17), thing(4, 18, image=1, segmentation=shape), thing(2, 17, segmentation=shape)])
     dataset = made(root, lists=["train"])
     out = capsys.readouterr().out
-    assert "instances_train2014.json: 2 of its objects cannot be drawn and are left out: annotation 4 (" in out
+    assert (
+        "instances_train2014.json: 2 of its objects cannot be drawn and are left out, "
+        "and images that show nothing else: annotation 4 (" in out
+    )
     assert re.search(why, out) and "annotation 2" in out
     assert dataset.ids("train") == ["COCO_train2014_000000000001"] and drawn(dataset) == [[17]]
 

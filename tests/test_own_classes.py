@@ -291,7 +291,7 @@ def test_images_of_a_test_list_can_be_read_and_have_no_labels(make):
     dataset = read(folder)
     assert dataset.ids("test") == IDS[4:] and dataset.image(IDS[5]).shape == (30, 40, 3)
     assert (dataset.mask_or_void(IDS[5]) == 255).all()
-    with pytest.raises(DataError, match=rf"{IDS[5]}\.xml does not exist; .*without it an image can be predicted"):
+    with pytest.raises(DataError, match=rf"{IDS[5]}\.xml does not exist; .*without labels it can be predicted"):
         dataset.labels(IDS[5])
 
 

@@ -263,13 +263,12 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
 
 def _data_coco_masks(options: argparse.Namespace) -> None:
-    from .data.coco import COMPLETE, annotation_file, write_masks
+    from .data.coco import complete, write_masks
 
     root = resolve(options.root)
     for split in options.split:
-        made = write_masks(root, split)
-        name, size = COMPLETE.get(annotation_file(root, split).name, ("", 0))
-        print(f"{split}: {made} images with masks{f', all of {name} are {size}' if name else ''}", flush=True)
+        made = f"{write_masks(root, split)} images with masks"
+        print(f"{split}: {', '.join(filter(None, (made, complete(root, split))))}", flush=True)
 
 
 # ── presets, parameters, environment ──────────────────────────────────────────────────────────────────────────────

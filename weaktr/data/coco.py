@@ -50,7 +50,7 @@ SPELT = re.compile(f"({'|'.join(PREFIXES)})([0-9]{{12}})")
 IDS = {alike(NAMES[i - 1]): i for i in USED}  # of the classes, by their names
 YEARS = ("2014", "2017")
 SPLITS = ("train", "val", "test")
-COMPLETE = {  # images with at least one object
+COMPLETE = {  # images with at least one object in the whole of COCO
     "instances_train2014.json": ("COCO14", 82081),
     "instances_val2014.json": ("COCO14", 40137),
     "instances_train2017.json": ("COCO 2017", 117266),
@@ -385,6 +385,13 @@ def write_masks(root: Path | str, split: str) -> int:
     with atomic(root / "voc_format" / f"{split}.txt") as aside:
         aside.write_text("".join(f"{image_id}\n" for image_id in listed), encoding="utf-8")
     return len(listed)
+
+
+def complete(root: Path | str, split: str) -> str:
+    """Of how many images the whole of COCO is whose annotations a split has, in words; "" for any other."""
+    root = Path(root)
+    name, size = COMPLETE.get(annotation_file(root, split).name, ("", 0))
+    return f"all of {name} are {size}" if name and not Numbering(root).own else ""
 
 
 class Painter:

@@ -302,4 +302,5 @@ def in_words(faults: Mapping[str, Sequence[str]], path: Path) -> str:
     """One sentence for objects that cannot be drawn: {why: annotations}."""
     every = [f"{name} ({why})" for why, names in faults.items() for name in names]
     named = ", ".join(every[:NAMED]) + (", …" if len(every) > NAMED else "")
-    return f"{path}: {len(every)} of its objects cannot be drawn and are left out: {named}"
+    left_out = "cannot be drawn and are left out, and images that show nothing else"
+    return f"{path}: {len(every)} of its objects {left_out}: {named}"

@@ -167,7 +167,7 @@ def read_names(path: Path) -> set[str]:
     except FileNotFoundError as error:
         raise DataError(
             f"annotation {path} does not exist; image labels are read from it: restore it, or take the image off its "
-            "list (without it an image can be predicted, and nothing else)"
+            "list; without labels it can be predicted, and nothing else"
         ) from error
     except (ElementTree.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
         raise DataError(
