@@ -159,7 +159,7 @@ def test_other_categories_are_classes_of_ones_own(make, capsys):
     text, faults = check(dataset, ["train", "val"])
     assert faults == 0 and "classes of voc_format/classes.txt: pear, apple" in text and "2 classes" in text
     checks.check_data({"dataset": "coco14", "data_root": str(root), "train_list": "train"})
-    assert "coco14: classes of voc_format/classes.txt: pear, apple" in capsys.readouterr().out
+    assert "classes of voc_format/classes.txt: pear, apple" in capsys.readouterr().out
 
 
 def test_of_classes_of_ones_own_no_size_is_known(make, capsys):
@@ -273,7 +273,8 @@ def test_what_tools_leave_out(make, left_out):
         ([[1, 1, 9, 1, 9, 9, 1]], "no polygon of it has three points"),
         ([[1, 1, 9, 1, 9, float("nan")]], "no polygon of it has three points"),
         ([[1, 1, 9, 1, 9, 1e9]], "no polygon of it has three points"),
-        ([["1", "1", "9", "1", "9", "9"]], "no polygon of it has three points"),
+        ([["1", "1", "9", "1", "9", "x"]], "no polygon of it has three points"),
+        ([[[1, 1], [9, 1], [9, 9], [1, 9], [2, 2], [3, 3]]], "no polygon of it has three points"),
         ([], "it has no shape"),
         (None, "it has no shape"),
         ("polygon", "it has no shape"),
@@ -462,7 +463,7 @@ def test_damaged_annotations_are_named_or_read(make):
     chance = random.Random(1)
     refused = 0
     tracemalloc.start()
-    for _ in range(500):
+    for _ in range(200):
         path.write_bytes(damaged(whole, chance))
         for mask in (root / "voc_format").rglob("*.*"):
             mask.unlink()
@@ -474,4 +475,4 @@ def test_damaged_annotations_are_named_or_read(make):
             assert "instances_train2014.json" in str(error) or "categories" in str(error) or "image" in str(error)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 200 < refused < 500 and peak < 300e6
+    assert 80 < refused < 200 and peak < 300e6

@@ -31,17 +31,21 @@ def annotation(*names, encoding="utf-8"):
 
 @pytest.fixture
 def make(tmp_path):
-    """Function (names in turn, …) → the folder VOC2012 of six images, one object each, with masks of 0 and 1."""
+    """Function (names in turn, …) → the folder VOC2012 of six images, one object each, with masks."""
 
     def build(*names, ending=".jpg", masks=True, encoding="utf-8"):
         folder = tmp_path / "VOCdevkit/VOC2012"
         for place in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
             (folder / place).mkdir(parents=True)
+        known = [alike(name) for name in VOC_CLASSES]
+        values = {name: known.index(alike(name)) + 1 for name in names if alike(name) in known}
+        if len(values) < len(names):  # of one's own
+            values = {name: value for value, name in enumerate(sorted(names), start=1)}
         for number, image_id in enumerate(IDS):
             Image.new("RGB", (40, 30), (number * 20, 80, 120)).save(folder / f"JPEGImages/{image_id}{ending}")
             if masks:
                 mask = np.zeros((30, 40), np.uint8)
-                mask[5:20, 5:25] = 1
+                mask[5:20, 5:25] = values[names[number % len(names)]]
                 write_label_png(folder / f"SegmentationClass/{image_id}.png", mask)
             content = annotation(names[number % len(names)], encoding=encoding)
             (folder / f"Annotations/{image_id}.xml").write_bytes(content)
@@ -71,19 +75,19 @@ def test_classes_of_ones_own_are_the_names_in_the_annotations_sorted(make, capsy
     text = check(dataset, ["train", "val"])[0]
     assert "2 classes; lists train (3)" in text and "sorted: helmet, vest; another order" in text
     checks.check_data({"dataset": "voc12", "data_root": str(folder), "train_list": "train", "eval_list": "val"})
-    assert "voc12: classes as the annotations name them, sorted: helmet, vest" in capsys.readouterr().out
+    assert "classes as the annotations name them, sorted: helmet, vest" in capsys.readouterr().out
 
 
 def test_classes_txt_fixes_classes_and_order(make):
     folder = make("vest", " Helmet ")
     before = read(folder).fingerprint()
-    (folder / "classes.txt").write_text("background\nvest\nhelmet\nboot\n")
+    (folder / "classes.txt").write_text("__ignore__\n_background_\nvest\nhelmet\nboot\n")
     dataset = read(folder)
     assert dataset.classes == ("vest", "helmet", "boot") and shown(dataset) == 3 * [["vest"], ["helmet"]]
     assert "classes.txt, in its order: vest, helmet, boot" in dataset.noticed()[0]
     assert dataset.fingerprint() != before
-    (folder / "classes.txt").write_text("vest\n")
-    with pytest.raises(DataError, match=r"names 'Helmet'; correct it, the classes are vest; .* in classes\.txt"):
+    (folder / "classes.txt").write_text("vest\nboot\n")
+    with pytest.raises(DataError, match=r"names 'Helmet'; correct it, the classes are vest, boot; .* in classes\.txt"):
         read(folder)
 
 
@@ -119,6 +123,7 @@ def test_names_of_which_most_are_not_vocs_are_ones_own(make):
         (("hard hat", "hardhat"), ["'hard hat' and 'hardhat'"]),
         (("helmet", "_background_"), ["'_background_' as a class", "take it out"]),
         (("helmet", "ignore"), ["'ignore' as a class", "void 255"]),
+        (("helmet", "N/A"), ["'N/A' as a class"]),
     ],
 )
 def test_names_that_are_one_or_none_are_refused(make, names, words):
@@ -146,7 +151,7 @@ def test_a_list_of_classes_that_cannot_be_used(make, content, words):
 
 
 def test_names_are_alike_whatever_their_case_spaces_and_form():
-    assert alike(" Potted  Plant") == alike("pottedplant")
+    assert alike(" Potted  Plant") == alike("pottedplant") == alike("potted_plant")
     assert alike("École") == alike(unicodedata.normalize("NFD", "école")) != alike("ecole")
 
 
@@ -181,7 +186,7 @@ def test_a_name_of_another_script_is_read(make):
         b'<?xml version="1.0" encoding="hex"?><annotation/>',
         b'<?xml version="1.0" encoding="punycode"?><annotation/>',
         "<annotation>é</annotation>".encode("latin-1"),
-        b"<a>" * 100_000,
+        b"<a>" * 1000,
         b"\x00" * 50,
     ],
 )
@@ -199,7 +204,7 @@ def test_damaged_annotations_and_lists_are_named_or_read(make):
     refused = 0
     for path in [folder / f"Annotations/{IDS[0]}.xml", folder / "ImageSets/Segmentation/train.txt"]:
         whole = path.read_bytes()
-        for _ in range(400):
+        for _ in range(150):
             path.write_bytes(damaged(whole, chance))
             try:
                 dataset = open_dataset("voc12", folder)
@@ -209,7 +214,7 @@ def test_damaged_annotations_and_lists_are_named_or_read(make):
                 refused += 1
                 assert ".xml" in str(error) or ".txt" in str(error)
         path.write_bytes(whole)
-    assert 200 < refused < 800
+    assert 75 < refused < 300
 
 
 def damaged(content, chance):

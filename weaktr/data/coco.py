@@ -30,7 +30,8 @@ from .dataset import Dataset
 from .images import VOID, read_label_png, write_label_png
 from .instances import read_annotations
 from .lists import is_id, read_list
-from .names import MASKS, PICTURES, alike, check_classes, find, is_class, read_classes
+from .names import MASKS, PICTURES, alike, check_classes, find, read_classes
+from .spelling import listed, means_no_class
 
 NAMES = tuple(
     """\
@@ -285,7 +286,7 @@ class Numbering:
     def _own_classes(self) -> list[str]:
         """Those of classes.txt, else of the files; none where all are COCO's."""
         named = list(dict.fromkeys(name for names in self._categories.values() for name in (names or {}).values()))
-        named = [name for name in named if is_class(name)]
+        named = [name for name in named if not means_no_class(name)]
         if self._list.is_file():
             classes = read_classes(self._list)
             strange = {alike(name): name for name in named}
@@ -316,7 +317,7 @@ class Numbering:
         """A sentence where the classes or their ids are not COCO's own."""
         if self.own:
             source = "voc_format/classes.txt" if self._list.is_file() else "the annotations, in the order of their ids"
-            return (f"classes of {source}: {', '.join(self.own)}",)
+            return (f"classes of {source}: {listed(self.own)}",)
         strange = next(self._renamed(), "")
         return (f"the annotations' categories are COCO's by name, with other ids: {strange}",) if strange else ()
 

@@ -1,9 +1,8 @@
 """The contract of a data set: what loops, notebooks and reports may ask of one, wherever its files lie."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .images import VOID, image_size, read_image, read_label_png
+from .spelling import files_below
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
 MOST_CLASSES = 254  # in masks of eight bits, beside background and void
@@ -186,7 +186,8 @@ class Dataset(ABC):
         for path in whole:
             digest.update(path.name.encode() + _content(path))
         for place in folders:
-            for path in sorted(_files(self.folder / place)):
+            files = [self.folder / place / below for below in sorted(files_below(self.folder / place))]
+            for path in (path for path in files if path.is_file()):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
 
@@ -197,20 +198,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); restore it, or take it away") from error
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files in a folder and those below it, links to folders included; hidden files are left out."""
-    seen = {os.path.realpath(folder)}  # the real places, as a link may lead back to where it stands
-    for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in sorted(below) if _is_new(os.path.join(place, name), seen)]
-        yield from (path for path in (Path(place, name) for name in names if name[0] != ".") if path.is_file())
-
-
-def _is_new(folder: str, seen: set[str]) -> bool:
-    """Whether a folder's real place was not seen before; it is, from now on."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return False
-    seen.add(real)
-    return True

@@ -8,7 +8,7 @@ they have in masks, is `coco`'s part.
 import json
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def is_crowd(thing: Thing) -> bool:
     return thing.get("iscrowd") in (1, "1")
 
 
-def drawn_objects(objects: Iterable[Thing], height: int, width: int) -> list[tuple[Thing, NDArray[np.bool_]]]:
+def drawn_objects(objects: Iterable[Thing], height: int, width: int) -> Iterator[tuple[Thing, NDArray[np.bool_]]]:
     """Objects and their shapes (H,W), from crowds over the largest to the smallest.
 
     Args:
@@ -207,14 +207,14 @@ def drawn_objects(objects: Iterable[Thing], height: int, width: int) -> list[tup
         height: Of the image.
         width: Of the image.
     """
-    drawn = [(thing, draw(thing, height, width)) for thing in objects]
-    return sorted(drawn, key=lambda pair: (not is_crowd(pair[0]), -_area(*pair)))
+    for thing in sorted(objects, key=lambda thing: (not is_crowd(thing), -_area(thing, height, width))):
+        yield thing, draw(thing, height, width)
 
 
-def _area(thing: Thing, shape: NDArray[np.bool_]) -> float:
+def _area(thing: Thing, height: int, width: int) -> float:
     """The area of an object in pixels, as the file says, else as it is drawn."""
     area: Any = thing.get("area")
-    return float(area) if _is_number(area) else float(shape.sum())
+    return float(area) if _is_number(area) else float(draw(thing, height, width).sum())
 
 
 def shape_fault(thing: Thing, height: int, width: int) -> str:
@@ -246,15 +246,19 @@ def draw(thing: Thing, height: int, width: int) -> NDArray[np.bool_]:
 
 def _polygons(shape: Sequence[Any]) -> list[list[float]]:
     """The polygons of a shape that can be drawn; one that stands there without a list around it is one, too."""
-    parts = [shape] if all(_is_number(value) for value in shape) else shape
-    return [list(part) for part in parts if _is_polygon(part)]
+    parts = shape if any(isinstance(part, list) for part in shape) else [shape]
+    return [corners for corners in map(_corners, parts) if corners]
 
 
-def _is_polygon(part: Any) -> bool:
-    """Whether it is x and y, in turn, of three points at least, in pixels."""
+def _corners(part: Any) -> list[float]:
+    """The corners of a polygon, x and y in turn; none where they are not three at least, in pixels."""
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
-        return False
-    return all(_is_number(value) and abs(value) < FARTHEST for value in part)
+        return []
+    try:
+        corners = np.array(part, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return corners.tolist() if corners.ndim == 1 and (np.abs(corners) < FARTHEST).all() else []
 
 
 def _is_number(value: Any) -> bool:

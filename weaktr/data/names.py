@@ -1,33 +1,28 @@
-"""How people spell things: names of classes that mean the same, lists of classes, and files under a near name."""
+"""Names in VOC's and COCO's layouts: of classes in whatever spelling, lists of classes, and the files of an image."""
 
+import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+from .spelling import means_no_class, plain
 
 PICTURES = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")  # endings, the first that is there counts
 MASKS = (".png", ".PNG")
 ANNOTATIONS = (".xml", ".XML")
-BACKGROUND = ("background", "_background_", "__background__")  # names of the value 0 in annotation tools
-VOIDS = ("void", "ignore", "_ignore_", "__ignore__", "unlabeled", "unlabelled")  # of pixels that count for nothing
 
 
 def alike(name: str) -> str:
-    """What names of one class have in common: neither case, nor white space, nor Unicode form counts."""
-    return "".join(unicodedata.normalize("NFC", name).casefold().split())
+    """What names of one class have in common: as `plain`, and `potted plant` is `pottedplant`."""
+    return plain(name).replace(" ", "")
 
 
-def is_class(name: str) -> bool:
-    """Whether a name is that of a class, not one of the background or of void pixels."""
-    return alike(name) not in (*BACKGROUND, *VOIDS)
-
-
-def check_classes(names: Sequence[str], source: str) -> None:
+def check_classes(names: Iterable[str], source: str) -> None:
     """Refuse names that cannot be told apart, or that are none of a class.
 
     Args:
-        names: The classes.
+        names: The classes, each once.
         source: Where they stand, as the message calls it.
 
     Raises:
@@ -35,7 +30,7 @@ def check_classes(names: Sequence[str], source: str) -> None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        if not is_class(name):
+        if means_no_class(name):
             raise DataError(
                 f"{source} has {name!r} as a class; background is 0 in masks and void 255, without a name: take it out"
             )
@@ -47,7 +42,7 @@ def check_classes(names: Sequence[str], source: str) -> None:
 def read_classes(path: Path) -> list[str]:
     """The classes of a text file, a class a line, in the order of their values in masks from 1 on.
 
-    A first line that names the background stands for the value 0 and is none of them.
+    Names of the background or of void before them, as tools write them, are left out.
 
     Raises:
         DataError: The file is not text, names no class, or names one twice, in whatever spelling.
@@ -59,9 +54,7 @@ def read_classes(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); write a class a line") from error
     names = [line.strip() for line in text.splitlines()]
-    names = [name for name in names if name]
-    if names and alike(names[0]) in BACKGROUND:
-        del names[0]
+    names = list(itertools.dropwhile(means_no_class, filter(None, names)))
     if not names:
         raise DataError(f"{path} names no class; write a class a line, in the order of their values in masks")
     twice = [name for name in names if names.count(name) > 1]

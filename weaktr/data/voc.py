@@ -19,6 +19,7 @@ from . import released
 from .dataset import Dataset, Remark
 from .lists import read_list
 from .names import ANNOTATIONS, MASKS, PICTURES, alike, check_classes, find, read_classes
+from .spelling import listed
 
 VOC_CLASSES = (
     "aeroplane",
@@ -195,7 +196,7 @@ def _own_classes(folder: Path) -> tuple[Sequence[str], tuple[str, ...]]:
         classes = read_classes(given)
         if [alike(name) for name in classes] == list(KNOWN):
             return VOC_CLASSES, ()
-        return classes, (f"classes of classes.txt, in its order: {', '.join(classes)}",)
+        return classes, (f"classes of classes.txt, in its order: {listed(classes)}",)
     spelt = _spelt(folder)
     foreign = [name for name in spelt if alike(name) not in KNOWN]
     if len(foreign) <= len(spelt) / 2:  # a few others are mistakes, which `labels` names with their file
@@ -204,7 +205,7 @@ def _own_classes(folder: Path) -> tuple[Sequence[str], tuple[str, ...]]:
     source = f"{folder / 'Annotations'} (classes.txt beside it would be the list of classes, a class a line)"
     check_classes(classes, source)
     remedy = "another order, as masks may have it, is that of a file classes.txt"
-    return classes, (f"classes as the annotations name them, sorted: {', '.join(classes)}; {remedy}",)
+    return classes, (f"classes as the annotations name them, sorted: {listed(classes)}; {remedy}",)
 
 
 def _spelt(folder: Path) -> set[str]:
