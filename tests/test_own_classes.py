@@ -269,6 +269,13 @@ def test_an_id_is_a_file_name_without_ending(text, right):
     assert is_id(text) == right
 
 
+def test_a_list_in_one_line_is_told_so(make):
+    folder = make("cat")
+    (folder / "ImageSets/Segmentation/train.txt").write_text("2030_" * 100)
+    with pytest.raises(DataError, match=r"holds '2030_.{35}'… \(id 1\), 500 bytes long; .*: write one id per line"):
+        read(folder)
+
+
 def test_lists_of_data_without_masks_lie_in_main(make):
     folder = make("cat", masks=False)
     (folder / "ImageSets/Segmentation").rename(folder / "ImageSets/Main")

@@ -10,7 +10,7 @@ from ..errors import DataError
 
 # an id is the name of a file without its folder and without the ending of a picture, a mask or an annotation
 ID = re.compile(r"(?!\.)[\w\-. ()+,&@#=~]+(?<!\.)", re.UNICODE)
-LONGEST = 240  # bytes of an id; files are named by it and some letters more, and 255 is a file system's limit
+LONGEST = 240  # bytes of an id: a file name has 255 at most, with an ending and what `files.atomic` adds
 ENDINGS = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|xml|json|txt|npy)$", re.IGNORECASE)
 
 
@@ -39,10 +39,15 @@ def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str
     ids = _read_lines(path)
     seen: dict[str, str] = {}  # what identifies an image: its id
     for number, image_id in enumerate(ids, start=1):
+        if len(image_id.encode()) > LONGEST:
+            raise DataError(
+                f"list {path} holds {image_id[:40]!r}… (id {number}), {len(image_id.encode())} bytes long; an id is a "
+                f"file name of at most {LONGEST} bytes: write one id per line"
+            )
         if not is_id(image_id):
             raise DataError(
                 f"list {path} holds {image_id!r} (id {number}); an id is a file name without folder and ending, in "
-                f"letters, digits, - and _, with dots and single spaces at most, of up to {LONGEST} bytes"
+                "letters, digits, - and _, with dots and single spaces at most"
             )
         first = seen.setdefault(identity(image_id), image_id)
         if len(seen) < number:

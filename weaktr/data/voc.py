@@ -109,7 +109,7 @@ class VOC(Dataset):
         unknown = sorted(name for name in names if alike(name) not in self._named)
         if unknown:
             raise DataError(
-                f"annotation {path} names {unknown[0]!r}; correct it, the classes are {', '.join(self.classes)}; "
+                f"annotation {path} names {unknown[0]!r}; correct it, the classes are {listed(self.classes)}; "
                 "classes of one's own stand in classes.txt beside the folder Annotations, a class a line"
             )
         shown = {self._named[alike(name)] for name in names}
