@@ -242,9 +242,9 @@ def _add_data(commands: Any) -> None:
     fetch = _add(kinds, "fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug")
     fetch.add_argument("name", choices=("voc12",))
     fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
-    masks = _add(kinds, "coco-masks", _data_coco_masks, "91-id masks and lists of COCO14 from its annotations")
+    masks = _add(kinds, "coco-masks", _data_coco_masks, "masks and lists of COCO, from its or your annotations")
     masks.add_argument("root", metavar="ROOT")
-    masks.add_argument("--split", nargs="+", choices=("train", "val"), default=["train", "val"])
+    masks.add_argument("--split", nargs="+", default=["train", "val"], help="of annotations/instances_<split>*.json")
 
 
 def _data_check(options: argparse.Namespace) -> None:
@@ -265,11 +265,12 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
 
 def _data_coco_masks(options: argparse.Namespace) -> None:
-    from .data.coco import SIZES, write_masks
+    from .data.coco import complete, write_masks
 
+    root = resolve(options.root)
     for split in options.split:
-        made = write_masks(resolve(options.root), split)
-        print(f"{split}: {made} images with masks, all of COCO14 are {SIZES[split]}", flush=True)
+        made = f"{write_masks(root, split)} images with masks"
+        print(f"{split}: {', '.join(filter(None, (made, complete(root, split))))}", flush=True)
 
 
 # ── presets, parameters, environment ──────────────────────────────────────────────────────────────────────────────

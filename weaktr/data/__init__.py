@@ -33,6 +33,8 @@ def open_dataset(name: str, root: str | Path = "") -> "Dataset":
     if name not in DATASETS:
         raise DataError(f"data set {name!r} is unknown; one of {', '.join(DATASETS)}")
     folder = ROOT / Path(root or f"data/{name}").expanduser()
+    if name != "synthetic":
+        _check_layout(name, folder)
     if name == "synthetic":
         from .synthetic import open_synthetic
 
@@ -48,6 +50,32 @@ def open_dataset(name: str, root: str | Path = "") -> "Dataset":
     from .coco import COCO
 
     return COCO(folder, contiguous=name == "coco14_80")
+
+
+def _check_layout(name: str, folder: Path) -> None:
+    """Refuse a folder that does not exist, or that is laid out as another kind of data set than `name`."""
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; give the folder of the data with data_root, or as the command's argument")
+    kind = name.removesuffix("_80")
+    found = layouts(folder)
+    if found and kind not in found:
+        raise DataError(
+            f"{folder} is laid out as {found[0]}, not as {kind}: give dataset={found[0]}, or --dataset {found[0]} to "
+            "a command"
+        )
+
+
+def layouts(folder: Path) -> list[str]:
+    """The kinds of data set whose files lie in a folder, of "folder", "voc12" and "coco14"."""
+    from .voc import devkit
+
+    signs = {
+        "folder": (folder / "labels.csv").is_file(),
+        "voc12": devkit(folder) is not None,
+        "coco14": (folder / "voc_format").is_dir() or any((folder / "annotations").glob("instances_*.json")),
+    }
+    return [name for name, there in signs.items() if there]
 
 
 def read_named(reader: Callable[[Any], Value], parameters: Mapping[str, Any], name: str) -> Value:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .images import VOID, image_size, read_image, read_label_png
+from .spelling import files_below
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
+MOST_CLASSES = 254  # in masks of eight bits, beside background and void
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Dataset(ABC):
     name: str
 
     def __init__(self, root: Path, folder: Path, classes: Sequence[str]) -> None:
+        if len(classes) > MOST_CLASSES:
+            raise DataError(
+                f"{root} has {len(classes)} classes, and masks hold {MOST_CLASSES} at most; join or leave out some"
+            )
         self.root = root
         self.folder = folder
         self.classes = tuple(classes)
@@ -85,6 +91,10 @@ class Dataset(ABC):
         Copies that are sent to processes do not do so by themselves: a process that reads masks alone does not need
         annotations, and those of COCO are large.
         """
+
+    def noticed(self) -> Sequence[str]:
+        """What is read in a way that is worth a word before work starts, a sentence each."""
+        return ()
 
     def check_numbering(self, image_id: str, mask: NDArray[np.uint8]) -> None:  # noqa: B027 (most know one way only)
         """Compare the classes of a mask (H,W) with what else is known of its image.
@@ -167,16 +177,24 @@ class Dataset(ABC):
         self.check_numbering(image_id, mask)
         return mask
 
-    def _digest(self, folders: Sequence[str], whole: str | None = None) -> str:
+    def _digest(self, folders: Sequence[str], whole: Iterable[Path] = ()) -> str:
         """Hex digest of the classes, of the names and sizes of the files in `folders`, and of whole files.
 
-        folders: below `self.folder`. whole: the pattern of the files whose content counts.
+        folders: below `self.folder`. whole: the files whose content counts.
         """
         digest = hashlib.sha256(repr(self.classes).encode())
-        for path in sorted(self.folder.glob(whole)) if whole else ():
-            digest.update(path.name.encode() + path.read_bytes())
+        for path in whole:
+            digest.update(path.name.encode() + _content(path))
         for place in folders:
-            files = [path for path in (self.folder / place).rglob("[!.]*") if path.is_file()]
-            for path in sorted(files):
+            files = [self.folder / place / below for below in sorted(files_below(self.folder / place))]
+            for path in (path for path in files if path.is_file()):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds; DataError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it, or take it away") from error

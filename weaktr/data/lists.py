@@ -1,9 +1,25 @@
 """Lists of image ids: text files with one id per line."""
 
+import os
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DataError
+
+# an id is the name of a file without its folder and without the ending of a picture, a mask or an annotation
+ID = re.compile(r"(?!\.)[\w\-. ()+,&@#=~]+(?<!\.)", re.UNICODE)
+LONGEST = 240  # bytes of an id: a file name has 255 at most, with an ending and what `files.atomic` adds
+ENDINGS = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|xml|json|txt|npy)$", re.IGNORECASE)
+
+
+def is_id(text: str) -> bool:
+    """Whether the text can be an image id: it names a file in the folder where it is looked for, and no other."""
+    composed = unicodedata.normalize("NFC", text)  # else accents are marks of their own, and no letters
+    if not ID.fullmatch(composed) or ENDINGS.search(composed) or "  " in composed:
+        return False
+    return len(text.encode()) <= LONGEST
 
 
 def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str) -> list[str]:
@@ -23,10 +39,15 @@ def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str
     ids = _read_lines(path)
     seen: dict[str, str] = {}  # what identifies an image: its id
     for number, image_id in enumerate(ids, start=1):
-        if not image_id.replace("_", "").replace("-", "").isalnum():
+        if len(image_id.encode()) > LONGEST:
+            raise DataError(
+                f"list {path} holds {image_id[:40]!r}… (id {number}), {len(image_id.encode())} bytes long; an id is a "
+                f"file name of at most {LONGEST} bytes: write one id per line"
+            )
+        if not is_id(image_id):
             raise DataError(
                 f"list {path} holds {image_id!r} (id {number}); an id is a file name without folder and ending, in "
-                "letters, digits, - and _"
+                "letters, digits, - and _, with dots and single spaces at most"
             )
         first = seen.setdefault(identity(image_id), image_id)
         if len(seen) < number:
@@ -37,13 +58,15 @@ def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str
 
 def _read_lines(path: Path) -> list[str]:
     """The lines of a list that are not blank, at least one."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, of a name that is too long as well
         known = sorted(file.stem for file in path.parent.glob("*.txt"))
         raise DataError(f"list {path} does not exist; {path.parent} has {', '.join(known) or 'none'}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"list {path} is not UTF-8 text ({error}); write one id per line in UTF-8") from error
+    except OSError as error:
+        raise DataError(f"list {path} cannot be read ({error}); restore it") from error
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
     if not lines:
@@ -62,7 +85,7 @@ def evenly(ids: list[str], count: str, list_name: str) -> list[str]:
     Raises:
         DataError: `count` is not a number, or not one from 1 to the length of the list.
     """
-    if not count.isdecimal() or not 0 < int(count) <= len(ids):
+    if not count.isdecimal() or len(count) > 9 or not 0 < int(count) <= len(ids):
         raise DataError(f"list {list_name}: {count!r} is not a number from 1 to {len(ids)}, the length of the list")
     wanted = int(count)
     return [ids[i * len(ids) // wanted] for i in range(wanted)]

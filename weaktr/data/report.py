@@ -25,6 +25,7 @@ def check(dataset: Dataset, lists: Sequence[str]) -> tuple[str, int]:
         without masks, and copies of the same image.
     """
     findings = Findings(dataset)
+    findings.remarks += dataset.noticed()
     for name in lists:
         findings.find_list(name)
     for name in findings.members:

@@ -305,6 +305,8 @@ def check_data(values: Values, files: bool = True) -> list[ImageFile]:
     mask_of = check_lists(dataset, values)
     if not files or not mask_of:
         return []
+    for sentence in dataset.noticed():
+        print(f"{dataset.name}: {sentence}", flush=True)
     images = check_files(dataset, mask_of, values.get("workers", 1))
     _check_labels(dataset, values)
     return images
