@@ -1,5 +1,6 @@
 """The contract of a data set: what loops, notebooks and reports may ask of one, wherever its files lie."""
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .images import VOID, image_size, read_image, read_label_png
+from .images import TURNED, VOID, brightest, image_size, read_head, read_image, read_label_png, white_of
+from .lists import evenly
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
+MOST_CLASSES = 254  # in masks of eight bits, beside background and void
+DEEP_SAMPLE = 200  # files of more than eight bits, whose largest value says what is white
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Remark:
 
     text: str
     fault: str = ""  # the kind of fault that it is; none where all is as expected
+    refused: bool = False  # whether it can only be a mistake, with which no run is started
 
 
 class Dataset(ABC):
@@ -39,10 +44,15 @@ class Dataset(ABC):
     name: str
 
     def __init__(self, root: Path, folder: Path, classes: Sequence[str]) -> None:
+        if len(classes) > MOST_CLASSES:
+            raise DataError(
+                f"{root} has {len(classes)} classes, and masks hold {MOST_CLASSES} at most; join or leave out some"
+            )
         self.root = root
         self.folder = folder
         self.classes = tuple(classes)
         self._labels: dict[str, NDArray[np.float32]] = {}
+        self._white = 0  # of the pictures of more than eight bits; 0 before one was asked for
 
     # ── What a reader says ────────────────────────────────────────────────────────────────────────────────────────
     @abstractmethod
@@ -93,6 +103,18 @@ class Dataset(ABC):
             DataError: The mask numbers its classes in another way than this reader.
         """
 
+    def noticed(self) -> Sequence[str]:
+        """What is read in a way that is worth a word before work starts, a sentence each."""
+        return ()
+
+    def remarks(self) -> Iterable[Remark]:
+        """What the reader sees in its tables and folders that a person should know, see `inspection.inspect`."""
+        return ()
+
+    def _pictures(self, beside: Path) -> list[Path]:
+        """The files that share what is white with the picture `beside`, in an order that never changes."""
+        return sorted(path for path in beside.parent.iterdir() if path.is_file())
+
     def compare_released(self, list_name: str, ids: Sequence[str], counts: NDArray[np.int64]) -> Iterable[Remark]:
         """Compare a list with what is known of the data set that published numbers are of.
 
@@ -105,8 +127,20 @@ class Dataset(ABC):
 
     # ── What is the same for all ──────────────────────────────────────────────────────────────────────────────────
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """RGB pixels (H,W,3)."""
-        return read_image(self.image_path(image_id))
+        """RGB pixels (H,W,3). Those of more than eight bits have one white in the whole set, see `white`."""
+        path = self.image_path(image_id)
+        return read_image(path, lambda: self.white(path))
+
+    def white(self, path: Path) -> int:
+        """The value that is white in the pictures of more than eight bits, of which `path` is one."""
+        if not self._white:
+            deep = [str(other) for other in self._pictures(path) if _is_deep(other)] or [str(path)]
+            largest = 0.0
+            for other in evenly(deep, str(min(len(deep), DEEP_SAMPLE)), "of pictures"):
+                with contextlib.suppress(DataError):  # a broken one is named where it is read
+                    largest = max(largest, brightest(other))
+            self._white = white_of(largest)
+        return self._white
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
         """Pixel truth (H,W): 0 background, c + 1 class c, 255 void. Weak supervision never reads it."""
@@ -139,7 +173,7 @@ class Dataset(ABC):
         Raises:
             DataError: A file is missing or unreadable, the image is too small, or the mask does not fit it.
         """
-        image = read_image(self.image_path(image_id))
+        image = self.image(image_id)
         height, width = image.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             raise DataError(
@@ -160,10 +194,13 @@ class Dataset(ABC):
         """The mask of an image of this size, in pixels; DataError for one of another size or numbering."""
         mask = self.mask(image_id)
         if mask.shape != (height, width):
-            raise DataError(
-                f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, its image "
-                f"{width}×{height}; export the mask at the image's size"
-            )
+            sizes = f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, its image"
+            if mask.shape == (width, height) and read_head(self.image_path(image_id)).orientation >= TURNED:
+                raise DataError(
+                    f"{sizes} {width}×{height} once it is turned upright by its EXIF note, as viewers do; the mask was "
+                    "drawn on the stored pixels: turn it as well, or take the note out of the image"
+                )
+            raise DataError(f"{sizes} {width}×{height}; export the mask at the image's size")
         self.check_numbering(image_id, mask)
         return mask
 
@@ -180,3 +217,11 @@ class Dataset(ABC):
             for path in sorted(files):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a file is a picture of more than eight bits."""
+    try:
+        return read_head(path).deep
+    except DataError:  # no picture, or a broken one, which is named where it is read
+        return False

@@ -1,8 +1,10 @@
 """Images and label masks, read with errors that name the file, what is wrong and what to do."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,10 +12,14 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 from ..files import atomic
+from .spelling import beside
 
 VOID = 255  # in masks: pixels without a class, which count for nothing
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "F")  # modes that PIL cuts off at 255, instead of scaling them, for RGB
+WHITE = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 32)))  # of cameras and programs; 1 of fractions
 TURNED = 5  # EXIF orientations from here on exchange height and width
+EXIF_OF_PNG = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which PIL spreads the values of two and four bits over 0…255
 
 
 @contextlib.contextmanager
@@ -22,7 +28,10 @@ def _errors_that_name(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path, or data_root and the list that names it") from error
+        there = f", there is {' and '.join(beside(path))}" if beside(path) else ""
+        raise DataError(
+            f"{path} does not exist{there}; check the path, or data_root and the list that names it"
+        ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
 
@@ -35,8 +44,13 @@ def _open(path: Path) -> Image.Image:
         return image
 
 
-def read_image(path: Path | str) -> NDArray[np.uint8]:
+def read_image(path: Path | str, white: Callable[[], int] | None = None) -> NDArray[np.uint8]:
     """Any image file as RGB (H,W,3), turned upright by its EXIF note.
+
+    Args:
+        path: The file.
+        white: Gives the value that is white in files of more than eight bits, which is asked for these alone. None: as
+            `white_of` says of this file.
 
     Raises:
         DataError: The file is missing or unreadable.
@@ -44,9 +58,62 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     image = ImageOps.exif_transpose(_open(Path(path)))
     if image.mode in SIXTEEN_BIT:
         grey = np.asarray(image, np.float64)
-        factor = 257 if grey.max() > 255 else 1  # 65,535 becomes 255; some 16-bit files hold eight bits
+        factor = (white() if white else white_of(grey.max())) / 255
         image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
     return np.array(image.convert("RGB"))
+
+
+def white_of(brightest: float) -> int:
+    """The value that is white where `brightest` is the largest one: files of 16 bits often hold 8, 10, 12 or 14."""
+    return next((white for white in WHITE if brightest <= white), WHITE[-1])
+
+
+def brightest(path: Path | str) -> float:
+    """The largest value in a file of more than eight bits, as it is stored."""
+    return float(np.asarray(_open(Path(path)), np.float64).max())
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head of an image file says."""
+
+    mode: str  # PIL's
+    stored: str  # PIL's name of the form in which pixels are stored
+    orientation: int  # EXIF's, 1 for none
+    colours: tuple[tuple[int, int, int], ...]  # of the palette; none without one
+
+    @property
+    def deep(self) -> bool:
+        """Whether it has more than eight bits, which are scaled by `white`."""
+        return self.mode in SIXTEEN_BIT
+
+
+def read_head(path: Path | str) -> Head:
+    """The head of an image file, without its pixels.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    path = Path(path)
+    with _errors_that_name(path), Image.open(path) as image:
+        stored = _stored(image)
+        flat = (image.getpalette("RGB") or []) if image.mode == "P" else []
+        colours = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        return Head(image.mode, stored, _orientation(image), colours)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an image that is not read yet."""
+    if image.format == "PNG" and not image.info.keys() & EXIF_OF_PNG:
+        return 1  # `getexif` would read all pixels to look behind them
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _stored(image: Image.Image) -> str:
+    """PIL's name of the form of the pixels of an image whose file was opened and not read yet, such as "L;4"."""
+    tiles = getattr(image, "tile", None) or [("", (), 0, "")]
+    form = tiles[0][3]
+    return str(form[0] if isinstance(form, tuple) and form else form)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -58,12 +125,12 @@ def image_size(path: Path | str) -> tuple[int, int]:
     path = Path(path)
     with _errors_that_name(path), Image.open(path) as image:
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
+        turned = _orientation(image) >= TURNED
         return (width, height) if turned else (height, width)
 
 
 def read_label_png(path: Path | str, num_classes: int | None = None) -> NDArray[np.uint8]:
-    """A label mask, a palette or grey PNG, as labels (H,W).
+    """A label mask, a palette or grey PNG of 1 to 16 bits, as labels (H,W): the values that are stored.
 
     Args:
         path: The file.
@@ -72,18 +139,35 @@ def read_label_png(path: Path | str, num_classes: int | None = None) -> NDArray[
     Raises:
         DataError: The file is missing, unreadable or a colour image, or holds another value.
     """
-    image = _open(Path(path))
-    if image.mode not in ("P", "L"):
+    mask = _stored_values(Path(path))
+    most = VOID + 1 if num_classes is None else num_classes
+    strange = (mask >= most) & (mask != VOID)
+    if strange.any():
+        raise DataError(
+            f"mask {path} holds the value {mask[strange].min()}, but the data set has the classes 0…{most - 1} "
+            "and 255 for void; check the class list or the mask's numbering"
+        )
+    return mask.astype(np.uint8, copy=False)
+
+
+def _stored_values(path: Path) -> NDArray[np.integer[Any]]:
+    """The values (H,W) that a palette or grey PNG stores; DataError for another image."""
+    with _errors_that_name(path), Image.open(path) as image:
+        step = GREY_STEPS.get(_stored(image), 1)
+        image.load()
+        mask = np.array(image)
+    if image.mode in ("RGB", "LA", "RGBA") and _is_grey(mask, image.mode):
+        return mask[..., 0]
+    if image.mode not in ("P", "L", "1", "I;16", "I;16B"):
         raise DataError(f"mask {path} is a {image.mode} image; masks are palette or grey PNGs whose values are classes")
-    mask = np.array(image)
-    if num_classes is not None:
-        wrong = np.unique(mask[(mask >= num_classes) & (mask != VOID)])
-        if len(wrong):
-            raise DataError(
-                f"mask {path} holds the value {wrong[0]}, but the data set has the classes 0…{num_classes - 1} "
-                "and 255 for void; check the class list or the mask's numbering"
-            )
-    return mask
+    return mask // step if step > 1 else mask
+
+
+def _is_grey(pixels: NDArray[np.integer[Any]], mode: str) -> bool:
+    """Whether the colours of an image (H,W,channels) are greys, none of them transparent."""
+    opaque = mode == "RGB" or bool((pixels[..., -1] == 255).all())
+    colours = pixels[..., :1] if mode == "LA" else pixels[..., :3]
+    return opaque and bool((colours == pixels[..., :1]).all())
 
 
 def read_label(folder: Path | str, image_id: str) -> NDArray[np.uint8]:
