@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .images import TURNED, VOID, brightest, image_size, read_head, read_image, read_label_png, white_of
+from .images import (
+    VOID,
+    Picture,
+    image_size,
+    is_deep,
+    largest_value,
+    read_label_png,
+    read_picture,
+    turned_on_its_side,
+    white_of,
+)
 from .lists import evenly
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
@@ -128,17 +138,21 @@ class Dataset(ABC):
     # ── What is the same for all ──────────────────────────────────────────────────────────────────────────────────
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """RGB pixels (H,W,3). Those of more than eight bits have one white in the whole set, see `white`."""
+        return self.picture(image_id).pixels
+
+    def picture(self, image_id: str) -> Picture:
+        """What `image` gives, and how it is stored."""
         path = self.image_path(image_id)
-        return read_image(path, lambda: self.white(path))
+        return read_picture(path, lambda: self.white(path))
 
     def white(self, path: Path) -> int:
         """The value that is white in the pictures of more than eight bits, of which `path` is one."""
         if not self._white:
-            deep = [str(other) for other in self._pictures(path) if _is_deep(other)] or [str(path)]
+            deep = [str(other) for other in self._pictures(path) if is_deep(other)] or [str(path)]
             largest = 0.0
             for other in evenly(deep, str(min(len(deep), DEEP_SAMPLE)), "of pictures"):
                 with contextlib.suppress(DataError):  # a broken one is named where it is read
-                    largest = max(largest, brightest(other))
+                    largest = max(largest, largest_value(other))
             self._white = white_of(largest)
         return self._white
 
@@ -158,9 +172,7 @@ class Dataset(ABC):
             self._labels[image_id] = self._read_labels(image_id)
         return self._labels[image_id]
 
-    def check_image(
-        self, image_id: str, mask_list: str | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    def check_image(self, image_id: str, mask_list: str | None = None) -> tuple[Picture, NDArray[np.uint8] | None]:
         """Read every file of an image.
 
         Args:
@@ -168,13 +180,13 @@ class Dataset(ABC):
             mask_list: The list for which a mask is required; a mask that exists must be right in any case.
 
         Returns:
-            The image (H,W,3) and its mask (H,W), None where it has none.
+            The picture and its mask (H,W), None where it has none.
 
         Raises:
             DataError: A file is missing or unreadable, the image is too small, or the mask does not fit it.
         """
-        image = self.image(image_id)
-        height, width = image.shape[:2]
+        picture = self.picture(image_id)
+        height, width = picture.pixels.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             raise DataError(
                 f"{self.image_path(image_id)} is {width}×{height} pixels; at least {SMALLEST_SIDE} a side are needed"
@@ -182,20 +194,20 @@ class Dataset(ABC):
         self.labels(image_id)
         path = self.mask_path(image_id)
         if path.is_file():
-            return image, self._checked_mask(image_id, height, width)
+            return picture, self._checked_mask(image_id, height, width)
         if mask_list:
             raise DataError(
                 f"image {image_id} has no mask {path}; add it, take it off list {mask_list}, or give eval_list and "
                 "val_list lists with masks"
             )
-        return image, None
+        return picture, None
 
     def _checked_mask(self, image_id: str, height: int, width: int) -> NDArray[np.uint8]:
         """The mask of an image of this size, in pixels; DataError for one of another size or numbering."""
         mask = self.mask(image_id)
         if mask.shape != (height, width):
             sizes = f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, its image"
-            if mask.shape == (width, height) and read_head(self.image_path(image_id)).orientation >= TURNED:
+            if mask.shape == (width, height) and turned_on_its_side(self.image_path(image_id)):
                 raise DataError(
                     f"{sizes} {width}×{height} once it is turned upright by its EXIF note, as viewers do; the mask was "
                     "drawn on the stored pixels: turn it as well, or take the note out of the image"
@@ -217,11 +229,3 @@ class Dataset(ABC):
             for path in sorted(files):
                 digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
         return digest.hexdigest()[:16]
-
-
-def _is_deep(path: Path) -> bool:
-    """Whether a file is a picture of more than eight bits."""
-    try:
-        return read_head(path).deep
-    except DataError:  # no picture, or a broken one, which is named where it is read
-        return False

@@ -65,37 +65,47 @@ class Folder(Dataset):
         self._rows = _read_table(self._table)
         listing = self._files.path("classes.txt")
         classes = _read_classes(listing, self._rows)
-        self._class_of = {plain(name): name for name in classes}
-        self._check_labels(classes, listing)
+        self._check_classes(classes, listing)
+        self._class_of = self._check_labels(classes, listing.is_file())
         super().__init__(root, root, classes)
 
-    def _check_labels(self, classes: Sequence[str], listing: Path) -> None:
-        """Every label is a class, and there is one at least; no class is background, or another one spelt otherwise."""
+    def _check_classes(self, classes: Sequence[str], listing: Path) -> None:
+        """There is a class at least; none is background, or another one in another spelling."""
         if not classes:
             raise DataError(f"{self._table} names no class; write labels, separated by `;`")
-        source = listing if listing.is_file() else self._table
-        if two := twins(classes):
-            raise DataError(f"{source} has both {two[0]!r} and {two[1]!r}, which are one class; write it in one way")
-        labels = dict.fromkeys(label for row in self._rows.values() for label in row.labels)
-        for label in filter(means_no_class, labels):
+        for label in filter(means_no_class, self._labels_of_rows()):
             raise DataError(
                 f"{self._line_of(label)}: {label!r} is no class; the cell of an image without any object is empty: "
                 "leave the word out"
             )
         for name in filter(means_no_class, classes):
-            raise DataError(
-                f"{listing} names {name!r}; background is no class, 0 in masks by itself: take the line out"
-            )
+            raise DataError(f"{listing} names {name!r}, which is no class, and 0 in masks by itself; take the line out")
+        source = listing if listing.is_file() else self._table
+        if two := twins(classes):
+            raise DataError(f"{source} has both {two[0]!r} and {two[1]!r}, which are one class; write it in one way")
+
+    def _check_labels(self, classes: Sequence[str], listed_apart: bool) -> dict[str, str]:
+        """{label: its class}; DataError for a label that is none, or that is made of several.
+
+        listed_apart: whether classes.txt names the classes, and so those that look like several.
+        """
+        class_of = {plain(name): name for name in classes}
+        labels = self._labels_of_rows()
         for joined, parts in several([*classes, *labels]).items():
-            if not listing.is_file() or plain(joined) not in self._class_of:
+            if not listed_apart or plain(joined) not in class_of:
                 raise DataError(
                     f"{self._line_of(joined)}: the label {joined!r} is made of {' and '.join(map(repr, parts))}; "
                     "separate labels by `;`, or name all classes in classes.txt if it is a class of its own"
                 )
         for label in labels:
-            if plain(label) not in self._class_of:
+            if plain(label) not in class_of:
                 remedy = near(label, classes) or f"; it has {listed(classes)}"
                 raise DataError(f"{self._line_of(label)}: class {label!r} is not in classes.txt{remedy}")
+        return {label: class_of[plain(label)] for label in labels}
+
+    def _labels_of_rows(self) -> list[str]:
+        """Each label of the table once."""
+        return list(dict.fromkeys(label for row in self._rows.values() for label in row.labels))
 
     def _line_of(self, label: str) -> str:
         """Where a label stands first."""
@@ -126,7 +136,7 @@ class Folder(Dataset):
         return self.mask_or_void(image_id)
 
     def _read_labels(self, image_id: str) -> NDArray[np.float32]:
-        labels = {self._class_of[plain(label)] for label in self._rows[image_id].labels}
+        labels = {self._class_of[label] for label in self._rows[image_id].labels}
         return np.array([name in labels for name in self.classes], np.float32)
 
     @cached_property
@@ -171,18 +181,20 @@ class Folder(Dataset):
     def _stray_masks(self) -> Iterator[Remark]:
         """The files below masks/ that are no image's mask, with the name that they should have."""
         masks = self._files.path("masks")
-        used = {self.mask_path(image_id) for image_id in self._rows}
-        stray = sorted(path for path in files_below(masks) if path not in used)
+        wanted = {same_file(str(row.path.with_suffix(".png"))) for row in self._rows.values()}
+        stray = sorted(name for name in files_below(masks) if same_file(str(name)) not in wanted)
+        if not stray:
+            return
         names = _Names(self._rows)
-        meant = [(path, names.image_of(path.relative_to(masks))) for path in stray]
-        wrong = [(path, row) for path, row in meant if row and not self.mask_path(row.image_id).is_file()]
-        for path, row in wrong:
+        meant = [(name, names.image_of(name)) for name in stray]
+        wrong = [(name, row) for name, row in meant if row and not self.mask_path(row.image_id).is_file()]
+        for name, row in wrong:
             own = masks / row.path.with_suffix(".png")
-            how = "call it" if path.suffix.lower() == ".png" else "save it as PNG, without loss, and call it"
-            text = f"{path} fits no image; for {row.path} {how} {own}"
+            how = "call it" if name.suffix.lower() == ".png" else "save it as PNG, without loss, and call it"
+            text = f"{masks / name} fits no image; for {row.path} {how} {own}"
             yield Remark(text, fault="masks with another name than their image's", refused=not self.has_masks)
-        if stray and not wrong:
-            text = f"{len(stray)} files below {masks}, such as {stray[0].name}, are no image's of {self._table.name}"
+        if not wrong:
+            text = f"{len(stray)} files below {masks}, such as {stray[0]}, are no image's of {self._table.name}"
             yield Remark(text, fault="" if self.has_masks else "masks of no image")
 
 
@@ -196,7 +208,7 @@ class _Names:
             for key in {row.image_id, str(row.path.with_suffix("")), row.path.stem, str(row.path), row.path.name}:
                 self._by_key.setdefault(same_file(key), []).append(row)
 
-    def image_of(self, mask: Path) -> Row | None:
+    def image_of(self, mask: PurePosixPath) -> Row | None:
         """The one image whose name is a mask's (its path below `masks`), or the beginning or the end of it."""
         for whole in (str(mask.with_suffix("")), mask.stem):
             for name in _shortened(same_file(whole)):

@@ -1,10 +1,9 @@
 """Images and label masks, read with errors that name the file, what is wrong and what to do."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,12 +35,13 @@ def _errors_that_name(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
 
 
-def _open(path: Path) -> Image.Image:
-    """The image of a file, read to its end."""
-    with _errors_that_name(path):
-        image = Image.open(path)
-        image.load()
-        return image
+class Picture(NamedTuple):
+    """An image file as it was read."""
+
+    pixels: NDArray[np.uint8]  # (H,W,3) RGB, upright
+    turned: bool  # by its EXIF note, which may be a mirror's
+    stored: str  # PIL's name of the form of its pixels in the file, such as "RGB" or "I;16B"
+    largest: float  # value of a file that `white` scales, as it is stored; 0 of others
 
 
 def read_image(path: Path | str, white: Callable[[], int] | None = None) -> NDArray[np.uint8]:
@@ -55,12 +55,25 @@ def read_image(path: Path | str, white: Callable[[], int] | None = None) -> NDAr
     Raises:
         DataError: The file is missing or unreadable.
     """
-    image = ImageOps.exif_transpose(_open(Path(path)))
+    return read_picture(path, white).pixels
+
+
+def read_picture(path: Path | str, white: Callable[[], int] | None = None) -> Picture:
+    """What `read_image` gives, and how it was stored."""
+    with _errors_that_name(Path(path)):
+        image = Image.open(path)
+        stored = _stored(image)
+        image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
+    if turned:
+        image = ImageOps.exif_transpose(image)
+    largest = 0.0
     if image.mode in SIXTEEN_BIT:
         grey = np.asarray(image, np.float64)
-        factor = (white() if white else white_of(grey.max())) / 255
+        largest = float(grey.max())
+        factor = (white() if white else white_of(largest)) / 255
         image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
-    return np.array(image.convert("RGB"))
+    return Picture(np.array(image.convert("RGB")), turned, stored, largest)
 
 
 def white_of(brightest: float) -> int:
@@ -68,38 +81,42 @@ def white_of(brightest: float) -> int:
     return next((white for white in WHITE if brightest <= white), WHITE[-1])
 
 
-def brightest(path: Path | str) -> float:
-    """The largest value in a file of more than eight bits, as it is stored."""
-    return float(np.asarray(_open(Path(path)), np.float64).max())
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the head of an image file says."""
-
-    mode: str  # PIL's
-    stored: str  # PIL's name of the form in which pixels are stored
-    orientation: int  # EXIF's, 1 for none
-    colours: tuple[tuple[int, int, int], ...]  # of the palette; none without one
-
-    @property
-    def deep(self) -> bool:
-        """Whether it has more than eight bits, which are scaled by `white`."""
-        return self.mode in SIXTEEN_BIT
-
-
-def read_head(path: Path | str) -> Head:
-    """The head of an image file, without its pixels.
+def largest_value(path: Path | str) -> float:
+    """The largest value of a file of more than eight bits, as it is stored; 0 for another file.
 
     Raises:
         DataError: The file is missing or unreadable.
     """
-    path = Path(path)
-    with _errors_that_name(path), Image.open(path) as image:
-        stored = _stored(image)
-        flat = (image.getpalette("RGB") or []) if image.mode == "P" else []
-        colours = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-        return Head(image.mode, stored, _orientation(image), colours)
+    with _errors_that_name(Path(path)), Image.open(path) as image:
+        return float(np.asarray(image, np.float64).max()) if image.mode in SIXTEEN_BIT else 0
+
+
+def is_deep(path: Path) -> bool:
+    """Whether a file is a picture of more than eight bits, by its head; a broken one is not."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in SIXTEEN_BIT
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # it is named where it is read
+        return False
+
+
+def colours_of(path: Path | str, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """The colours of some values in the palette of an image file; none of those that it lacks."""
+    with _errors_that_name(Path(path)), Image.open(path) as image:
+        mode, flat = image.palette.getdata() if image.mode == "P" and image.palette else ("", b"")
+    if mode != "RGB":
+        return {}
+    return {value: tuple(flat[3 * value : 3 * value + 3]) for value in values if 3 * value < len(flat)}
+
+
+def turned_on_its_side(path: Path | str) -> bool:
+    """Whether an image file's EXIF note exchanges its height and its width.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    with _errors_that_name(Path(path)), Image.open(path) as image:
+        return _orientation(image) >= TURNED
 
 
 def _orientation(image: Image.Image) -> int:
@@ -168,6 +185,14 @@ def _is_grey(pixels: NDArray[np.integer[Any]], mode: str) -> bool:
     opaque = mode == "RGB" or bool((pixels[..., -1] == 255).all())
     colours = pixels[..., :1] if mode == "LA" else pixels[..., :3]
     return opaque and bool((colours == pixels[..., :1]).all())
+
+
+def pixels_by_value(mask: NDArray[np.uint8]) -> dict[int, int]:
+    """How many pixels of a mask (H,W) have each value that it holds."""
+    flat = mask.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])  # of runs: far fewer than pixels
+    counts = np.bincount(flat[starts], np.diff(starts, append=flat.size))
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
 
 
 def read_label(folder: Path | str, image_id: str) -> NDArray[np.uint8]:

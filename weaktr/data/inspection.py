@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..files import atomic_name
 from ..processes import in_shares
 from .dataset import Dataset
-from .images import VOID, brightest, palette, read_head
+from .images import VOID, colours_of, palette, pixels_by_value
 from .spelling import listed
 
 MOST_BYTES = 255  # of a file's name, on nearly every file system
@@ -44,7 +44,7 @@ class Seen:
     drawn: Mapping[int, int] | None = None  # pixels of each value of its mask; None without one
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of these values, where a palette has them
     turned: bool = False  # by its EXIF note
-    stored: str = ""  # the form of its pixels, where that has more than eight bits
+    deep: str = ""  # "grey" or "colour" where it is stored in more than eight bits
     largest: float = 0  # value of these
     digest: str = ""  # of its pixels, where it was asked for
 
@@ -122,23 +122,19 @@ def _look(image_id: str, dataset: Dataset, mask_list: str | None, digests: bool)
             f"written, {longest}, {len(longest.encode())} bytes, of which {MOST_BYTES} are the most; shorten its "
             "name or those of its folders"
         )
-    image, mask = dataset.check_image(image_id, mask_list)
-    path = dataset.image_path(image_id)
-    head = read_head(path)
-    height, width = image.shape[:2]
-    seen = Seen(image_id, path, height=height, width=width, turned=head.orientation > 1)
-    seen.labels = frozenset((np.flatnonzero(dataset.labels(image_id) > 0) + 1).tolist())
-    if head.deep:
-        seen.stored, seen.largest = head.stored, brightest(path)
-    elif ";16" in head.stored:  # colours of 16 bits, of which Pillow reads the upper eight
-        seen.stored, seen.largest = head.stored, float(image.max())
+    picture, mask = dataset.check_image(image_id, mask_list)
+    height, width = picture.pixels.shape[:2]
+    seen = Seen(image_id, dataset.image_path(image_id), height=height, width=width, turned=picture.turned)
+    seen.labels = frozenset((np.flatnonzero(dataset.labels(image_id)) + 1).tolist())
+    if picture.largest:
+        seen.deep, seen.largest = "grey", picture.largest
+    elif ";16" in picture.stored:  # colours of 16 bits, of which Pillow reads the upper eight
+        seen.deep, seen.largest = "colour", float(picture.pixels.max())
     if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=256)
-        seen.drawn = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
-        colours = read_head(dataset.mask_path(image_id)).colours
-        seen.colours = {value: colours[value] for value in seen.drawn if value < len(colours)}
+        seen.drawn = pixels_by_value(mask)
+        seen.colours = colours_of(dataset.mask_path(image_id), seen.drawn)
     if digests:
-        seen.digest = hashlib.sha256(image.tobytes()).hexdigest()
+        seen.digest = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
     return seen
 
 
@@ -304,9 +300,7 @@ def _mask_and_colours(dataset: Dataset, seen: Seen) -> str:
 
 def _bits(dataset: Dataset, images: Sequence[Seen]) -> Iterator[Finding]:
     """Pictures of more than eight bits."""
-    deep = [seen for seen in images if seen.stored]
-    grey = [seen for seen in deep if not seen.stored.startswith(("RGB", "LA"))]
-    colour = [seen for seen in deep if seen not in grey]
+    grey, colour = ([seen for seen in images if seen.deep == kind] for kind in ("grey", "colour"))
     if grey:
         white = dataset.white(grey[0].path)
         where = [f"{seen.path} holds {seen.largest:g}; {white} is read as white, in all of them" for seen in grey]

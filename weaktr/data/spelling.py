@@ -112,8 +112,8 @@ class Files:
         return self._names[folder].get(same_file(name), [])
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, also in folders that are links, but for hidden ones; in no order."""
+def files_below(folder: Path) -> Iterator[PurePosixPath]:
+    """The path from a folder of every file below it, also in folders that are links, but for hidden ones."""
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -121,10 +121,8 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
+        below = PurePosixPath(os.path.relpath(place, folder))
+        yield from (below / name for name in names if not name.startswith("."))
 
 
 def beside(path: Path) -> list[str]:
