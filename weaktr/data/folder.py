@@ -30,8 +30,12 @@ from .lists import evenly
 from .spelling import Files, files_below, listed, means_no_class, plain, same_file, several, twins, with_separator
 
 COLUMNS = ("image", "labels", "split")
-OTHER_FOLDERS = ("mask", "annotation", "annotations", "gt", "ground truth", "ground truths", "segmentation", "seg")
-OTHER_FOLDERS += ("segmentations", "segmentationclass", "labels", "label", "mask png", "masks png")
+OTHER_FOLDERS = frozenset(  # that may hold masks, as `plain` gives their names
+    (
+        *("mask", "label", "labels", "annotation", "annotations", "gt", "ground truth", "ground truths"),
+        *("seg", "segmentation", "segmentations", "segmentationclass", "mask png", "masks png"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Folder(Dataset):
         listing = self._files.path("classes.txt")
         classes = _read_classes(listing, self._rows)
         self._check_classes(classes, listing)
-        self._class_of = self._check_labels(classes, listing.is_file())
+        self._listed_apart = listing.is_file()
+        self._class_of = self._check_labels(classes)
         super().__init__(root, root, classes)
 
     def _check_classes(self, classes: Sequence[str], listing: Path) -> None:
@@ -84,15 +89,12 @@ class Folder(Dataset):
         if two := twins(classes):
             raise DataError(f"{source} has both {two[0]!r} and {two[1]!r}, which are one class; write it in one way")
 
-    def _check_labels(self, classes: Sequence[str], listed_apart: bool) -> dict[str, str]:
-        """{label: its class}; DataError for a label that is none, or that is made of several.
-
-        listed_apart: whether classes.txt names the classes, and so those that look like several.
-        """
+    def _check_labels(self, classes: Sequence[str]) -> dict[str, str]:
+        """{label: its class}; DataError for a label that is none, or that is made of several."""
         class_of = {plain(name): name for name in classes}
         labels = self._labels_of_rows()
         for joined, parts in several([*classes, *labels]).items():
-            if not listed_apart or plain(joined) not in class_of:
+            if not self._listed_apart or plain(joined) not in class_of:
                 raise DataError(
                     f"{self._line_of(joined)}: the label {joined!r} is made of {' and '.join(map(repr, parts))}; "
                     "separate labels by `;`, or name all classes in classes.txt if it is a class of its own"
@@ -160,14 +162,12 @@ class Folder(Dataset):
     # ── What a person should know ─────────────────────────────────────────────────────────────────────────────────
     def remarks(self) -> Iterator[Remark]:
         """Classes whose names look like several, and files in `masks` that fit no image."""
-        for name in with_separator(self.classes):
-            text = f"{self._line_of(name)}: {name!r}; several labels in a cell are separated by `;`"
-            yield Remark(text, fault="classes whose name looks like several")
-        for name in self.classes:
-            if name == "0":
-                text = (
-                    f"{self._line_of(name)}: '0' is a class like any other; the cell of an image without one is empty"
-                )
+        if not self._listed_apart:  # whoever lists classes means them
+            for name in with_separator(self.classes):
+                text = f"{self._line_of(name)}: {name!r}; several labels in a cell are separated by `;`"
+                yield Remark(text, fault="classes whose name looks like several")
+            if "0" in self.classes:
+                text = f"{self._line_of('0')}: '0' is read as a class; the cell of an image without any is empty"
                 yield Remark(text, fault="classes that look like background")
         yield from self._stray_masks()
         if not self.has_masks:

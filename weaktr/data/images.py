@@ -60,6 +60,7 @@ def read_image(path: Path | str, white: Callable[[], int] | None = None) -> NDAr
 
 def read_picture(path: Path | str, white: Callable[[], int] | None = None) -> Picture:
     """What `read_image` gives, and how it was stored."""
+    image: Image.Image
     with _errors_that_name(Path(path)):
         image = Image.open(path)
         stored = _stored(image)

@@ -27,7 +27,10 @@ NEARLY_ALL = 0.9
 MANY = 0.05  # share of labels: crowds and hidden objects leave fewer of them without a pixel
 NAMED = 3  # colours that a sentence names
 DARK = 64  # of 255: what the upper eight of 16 bits hold where 14 or fewer are used
-VOC_COLOURS = {colour: value for value, colour in enumerate(zip(*[iter(palette())] * 3, strict=True))}
+VOC_COLOURS: dict[tuple[int, ...], int] = {
+    colour: value for value, colour in enumerate(zip(*[iter(palette())] * 3, strict=True))
+}
+GREYS: dict[tuple[int, ...], int] = {(grey,) * 3: grey for grey in range(256)}
 
 
 # ── What is seen ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -52,6 +55,10 @@ class Seen:
     def classes(self) -> frozenset[int]:
         """The values of classes in its mask."""
         return frozenset(self.drawn or ()) - {0, VOID}
+
+    def is_small(self, value: int) -> bool:
+        """Whether only a few pixels of its mask have a value."""
+        return (self.drawn or {}).get(value, 0) < FEW * self.height * self.width
 
     @property
     def measurable(self) -> bool:
@@ -203,13 +210,10 @@ def _masks_against_labels(dataset: Dataset, images: Sequence[Seen]) -> Iterator[
     yield from _kinds("labels none of whose pixels is in the mask", where, fault=many, told=many)
 
     unlabelled = [(seen, value) for seen in images for value in sorted(seen.classes - seen.labels)]
-    few, more = [], []
-    for seen, value in unlabelled:
-        of_a_class = seen.drawn[value] if seen.drawn else 0
-        small = of_a_class < FEW * seen.height * seen.width
-        (few if small else more).append(f"{seen.image_id}: {dataset.classes[value - 1]}")
-    yield from _kinds("classes in the mask that the label lacks", more)
-    yield from _kinds("classes of a few pixels in the mask that the label lacks", few, fault=False)
+    for small, kind in ((False, "classes"), (True, "classes of a few pixels")):
+        own = [(seen, value) for seen, value in unlabelled if seen.is_small(value) == small]
+        where = [f"{seen.image_id}: {dataset.classes[value - 1]}" for seen, value in own]
+        yield from _kinds(f"{kind} in the mask that the label lacks", where, fault=not small)
 
 
 def _numbering(
@@ -285,7 +289,7 @@ def _values_of_colours(colours: Mapping[int, tuple[int, ...]], most: int) -> fro
 
     most: the number of classes.
     """
-    for table in (VOC_COLOURS, {(grey,) * 3: grey for grey in range(256)}):
+    for table in (VOC_COLOURS, GREYS):
         values = {table.get(colour, most + 1) for colour in colours.values()}
         if all(value <= most or value == VOID for value in values):
             return frozenset(values - {0, VOID})

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +15,7 @@ from timm.data import create_transform
 
 from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
-from ..data.inspection import Inspection, inspect
+from ..data.inspection import Inspection, Seen, inspect
 from ..device import available_device
 from ..errors import DataError, ParameterError, UserError, near
 from ..files import resolve
@@ -29,6 +28,7 @@ from ..models.fusion import FUSIONS, POOLS
 from ..models.segmenter import create_segmenter
 from ..models.weights import pretrained_state
 from .keys import starting_weights
+from .needs import estimate, refuse_what_cannot_fit
 
 Values = Mapping[str, Any]  # {name: value} of a run's parameters, types already checked
 MOST_LETTERS = 120  # of each finding in the line that tells them
@@ -137,23 +137,14 @@ RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image of the data and its size in pixels."""
-
-    path: Path
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
 class Extremes:
     """Of all images that a run reads, the one with the most pixels and the one with the shortest side."""
 
-    largest: ImageFile
-    narrowest: ImageFile
+    largest: Seen
+    narrowest: Seen
 
     @classmethod
-    def of(cls, images: list[ImageFile]) -> "Extremes":
+    def of(cls, images: Sequence[Seen]) -> "Extremes":
         """The extremes of some images, at least one."""
         largest = max(images, key=lambda image: image.height * image.width)
         narrowest = min(images, key=lambda image: min(image.height, image.width))
@@ -190,6 +181,8 @@ def check_run(
         extremes = Extremes.of(images)
     if extremes and patch and "cam_scales" in values:
         check_sizes(extremes, values, patch)
+    if images and patch and "run_folder" in values:
+        print(f"needs · {refuse_what_cannot_fit(estimate(values, images, patch), values)}", flush=True)
     return extremes
 
 
@@ -293,7 +286,7 @@ def _check_side(name: str, values: Values, patch: int) -> None:
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def check_data(values: Values, files: bool = True) -> list[ImageFile]:
+def check_data(values: Values, files: bool = True) -> list[Seen]:
     """Reads the lists that the parameters name and, unless `files` is False, every file that the run will read.
 
     Returns:
@@ -313,7 +306,7 @@ def check_data(values: Values, files: bool = True) -> list[ImageFile]:
     refuse_mistakes(inspection, more)
     _check_labels({seen.image_id for seen in inspection.images if seen.labels}, lists, values)
     tell_findings(inspection, more)
-    return [ImageFile(seen.path, seen.height, seen.width) for seen in inspection.images]
+    return inspection.images
 
 
 def refuse_mistakes(inspection: Inspection, more: str) -> None:
@@ -407,7 +400,7 @@ def check_sizes(extremes: Extremes, values: Values, patch: int) -> None:
     check_memory(extremes.largest, max(values["cam_scales"]), patch, values["device"])
 
 
-def check_memory(image: ImageFile, scale: float, patch: int, device_name: str) -> None:
+def check_memory(image: Seen, scale: float, patch: int, device_name: str) -> None:
     """Refuses an image whose attention maps fit no memory, by DataError.
 
     Even where maps are not kept, an image and its mirror have three N×N arrays in float32 at a time: the scores of a
