@@ -62,12 +62,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` at the end; after an error `path` is as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    aside = path.with_name(atomic_name(path.name, os.getpid()))
     try:
         yield aside
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def atomic_name(name: str, process: int = 9_999_999) -> str:
+    """What a file is called while `atomic` writes it; without a `process`, as long as that can become."""
+    path = Path(name)
+    return f".{path.stem}.{process}{path.suffix}"
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -1,5 +1,6 @@
 """The contract of a data set: what loops, notebooks and reports may ask of one, wherever its files lie."""
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -10,11 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .images import VOID, image_size, read_image, read_label_png
+from .images import (
+    VOID,
+    Picture,
+    image_size,
+    is_deep,
+    largest_value,
+    read_label_png,
+    read_picture,
+    turned_on_its_side,
+    white_of,
+)
+from .lists import evenly
 from .spelling import files_below
 
 SMALLEST_SIDE = 16  # pixels: one patch of the published networks
 MOST_CLASSES = 254  # in masks of eight bits, beside background and void
+DEEP_SAMPLE = 200  # files of more than eight bits, whose largest value says what is white
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class Remark:
 
     text: str
     fault: str = ""  # the kind of fault that it is; none where all is as expected
+    refused: bool = False  # whether it can only be a mistake, with which no run is started
 
 
 class Dataset(ABC):
@@ -49,6 +63,7 @@ class Dataset(ABC):
         self.folder = folder
         self.classes = tuple(classes)
         self._labels: dict[str, NDArray[np.float32]] = {}
+        self._white = 0  # of the pictures of more than eight bits; 0 before one was asked for
 
     # ── What a reader says ────────────────────────────────────────────────────────────────────────────────────────
     @abstractmethod
@@ -103,6 +118,14 @@ class Dataset(ABC):
             DataError: The mask numbers its classes in another way than this reader.
         """
 
+    def remarks(self) -> Iterable[Remark]:
+        """What the reader sees in its tables and folders that a person should know, see `inspection.inspect`."""
+        return ()
+
+    def _pictures(self, beside: Path) -> list[Path]:
+        """The files that share what is white with the picture `beside`, in an order that never changes."""
+        return sorted(path for path in beside.parent.iterdir() if path.is_file())
+
     def compare_released(self, list_name: str, ids: Sequence[str], counts: NDArray[np.int64]) -> Iterable[Remark]:
         """Compare a list with what is known of the data set that published numbers are of.
 
@@ -115,8 +138,24 @@ class Dataset(ABC):
 
     # ── What is the same for all ──────────────────────────────────────────────────────────────────────────────────
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """RGB pixels (H,W,3)."""
-        return read_image(self.image_path(image_id))
+        """RGB pixels (H,W,3). Those of more than eight bits have one white in the whole set, see `white`."""
+        return self.picture(image_id).pixels
+
+    def picture(self, image_id: str) -> Picture:
+        """What `image` gives, and how it is stored."""
+        path = self.image_path(image_id)
+        return read_picture(path, lambda: self.white(path))
+
+    def white(self, path: Path) -> int:
+        """The value that is white in the pictures of more than eight bits, of which `path` is one."""
+        if not self._white:
+            deep = [str(other) for other in self._pictures(path) if is_deep(other)] or [str(path)]
+            largest = 0.0
+            for other in evenly(deep, str(min(len(deep), DEEP_SAMPLE)), "of pictures"):
+                with contextlib.suppress(DataError):  # a broken one is named where it is read
+                    largest = max(largest, largest_value(other))
+            self._white = white_of(largest)
+        return self._white
 
     def mask(self, image_id: str) -> NDArray[np.uint8]:
         """Pixel truth (H,W): 0 background, c + 1 class c, 255 void. Weak supervision never reads it."""
@@ -134,9 +173,7 @@ class Dataset(ABC):
             self._labels[image_id] = self._read_labels(image_id)
         return self._labels[image_id]
 
-    def check_image(
-        self, image_id: str, mask_list: str | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    def check_image(self, image_id: str, mask_list: str | None = None) -> tuple[Picture, NDArray[np.uint8] | None]:
         """Read every file of an image.
 
         Args:
@@ -144,13 +181,13 @@ class Dataset(ABC):
             mask_list: The list for which a mask is required; a mask that exists must be right in any case.
 
         Returns:
-            The image (H,W,3) and its mask (H,W), None where it has none.
+            The picture and its mask (H,W), None where it has none.
 
         Raises:
             DataError: A file is missing or unreadable, the image is too small, or the mask does not fit it.
         """
-        image = read_image(self.image_path(image_id))
-        height, width = image.shape[:2]
+        picture = self.picture(image_id)
+        height, width = picture.pixels.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             raise DataError(
                 f"{self.image_path(image_id)} is {width}×{height} pixels; at least {SMALLEST_SIDE} a side are needed"
@@ -158,22 +195,25 @@ class Dataset(ABC):
         self.labels(image_id)
         path = self.mask_path(image_id)
         if path.is_file():
-            return image, self._checked_mask(image_id, height, width)
+            return picture, self._checked_mask(image_id, height, width)
         if mask_list:
             raise DataError(
                 f"image {image_id} has no mask {path}; add it, take it off list {mask_list}, or give eval_list and "
                 "val_list lists with masks"
             )
-        return image, None
+        return picture, None
 
     def _checked_mask(self, image_id: str, height: int, width: int) -> NDArray[np.uint8]:
         """The mask of an image of this size, in pixels; DataError for one of another size or numbering."""
         mask = self.mask(image_id)
         if mask.shape != (height, width):
-            raise DataError(
-                f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, its image "
-                f"{width}×{height}; export the mask at the image's size"
-            )
+            sizes = f"mask {self.mask_path(image_id)} is {mask.shape[1]}×{mask.shape[0]} pixels, its image"
+            if mask.shape == (width, height) and turned_on_its_side(self.image_path(image_id)):
+                raise DataError(
+                    f"{sizes} {width}×{height} once it is turned upright by its EXIF note, as viewers do; the mask was "
+                    "drawn on the stored pixels: turn it as well, or take the note out of the image"
+                )
+            raise DataError(f"{sizes} {width}×{height}; export the mask at the image's size")
         self.check_numbering(image_id, mask)
         return mask
 

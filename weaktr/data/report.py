@@ -1,17 +1,15 @@
 """What `weaktr data check` prints: is this data what one thinks it is?"""
 
-import contextlib
-import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ..errors import DataError
 from .dataset import Dataset
-from .images import VOID
+from .inspection import Finding, Inspection, inspect
+from .spelling import listed
 
 SHOWN = 10  # faults of a kind that are named
 
@@ -21,98 +19,59 @@ def check(dataset: Dataset, lists: Sequence[str]) -> tuple[str, int]:
 
     Returns:
         The report as text, and the number of faults. The report gives counts per class and list, image sizes, which
-        classes share images, and by name: unreadable files, masks that do not fit, images without labels, images
-        without masks, and copies of the same image.
+        classes share images, and what `inspect` finds: by name, what is wrong first.
     """
-    findings = Findings(dataset)
-    findings.remarks += dataset.noticed()
+    members: dict[str, list[str]] = {}
+    unread = []
     for name in lists:
-        findings.find_list(name)
-    for name in findings.members:
-        findings.read_list(name)
-    findings.compare_images()
-    findings.compare_released()
-    return findings.text(), sum(len(found) for found in findings.faults.values())
-
-
-class Findings:
-    """What is found in the files of a data set, list by list."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.members: dict[str, list[str]] = {}  # ids of each list
-        self.counts: dict[str, NDArray[np.int64]] = {}  # images per class of each list
-        classes = len(dataset.classes)
-        self.together = np.zeros((classes, classes), int)  # images that show both classes
-        self.sizes: list[tuple[int, int]] = []  # height and width of each image
-        self.faults: dict[str, list[str]] = {}  # kind: where
-        self.remarks: list[str] = []  # what is as it should be
-        self._seen: set[str] = set()
-        self._same: dict[str, set[str]] = {}  # digest of the pixels: ids
-
-    def fault(self, kind: str, where: str) -> None:
-        """Note a fault."""
-        self.faults.setdefault(kind, []).append(where)
-
-    def find_list(self, name: str) -> None:
-        """Read the ids of a list."""
         try:
-            self.members[name] = self.dataset.ids(name)
+            members[name] = dataset.ids(name)
         except DataError as error:
-            self.fault("lists that cannot be read", str(error))
+            unread.append(str(error))
+    report = Report(dataset, members, inspect(dataset, members, digests=True))
+    if unread:
+        report.findings.insert(0, Finding("lists that cannot be read", unread))
+    faults = [finding for finding in report.findings if finding.fault or finding.refused]
+    return report.text(), sum(len(finding.where) for finding in faults)
 
-    def read_list(self, name: str) -> None:
-        """Read every file of a list, and count its images per class."""
-        self.counts[name] = np.zeros(len(self.dataset.classes), int)
-        for image_id in self.members[name]:
-            if image_id in self._seen:
-                with contextlib.suppress(DataError):  # noted already
-                    self.counts[name] += self.dataset.labels(image_id) > 0
-                continue
-            self._seen.add(image_id)
-            try:
-                self.counts[name] += self._read_image(image_id)
-            except DataError as error:
-                self.fault("files that cannot be used", str(error))
 
-    def _read_image(self, image_id: str) -> NDArray[np.bool_]:
-        """Read the files of an image, note what is wrong with them; which classes its label names (C,)."""
-        image, mask = self.dataset.check_image(image_id)
-        shown = self.dataset.labels(image_id) > 0
-        if mask is not None:
-            self._compare_classes(image_id, mask, shown)
-        elif self.dataset.has_masks:
-            self.fault("images without a mask", image_id)
-        if not shown.any():
-            self.fault("images without a label", image_id)
-        self.together += np.outer(shown, shown)
-        height, width = image.shape[:2]
-        self.sizes.append((height, width))
-        self._same.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), set()).add(image_id)
-        return shown
+class Report:
+    """What was found in the files of a data set, as text.
 
-    def _compare_classes(self, image_id: str, mask: NDArray[np.uint8], shown: NDArray[np.bool_]) -> None:
-        """The classes of the mask (H,W) have to be among those that the label shows (C,)."""
-        drawn = set(np.unique(mask).tolist()) - {0, VOID}
-        labelled = set((np.flatnonzero(shown) + 1).tolist())
-        strange = [self.dataset.classes[value - 1] for value in sorted(drawn - labelled)]
-        if strange:
-            self.fault("classes in the mask that the label lacks", f"{image_id}: {', '.join(strange)}")
+    Args:
+        dataset: The data set.
+        members: The ids of each list.
+        inspection: Of them.
+    """
 
-    def compare_images(self) -> None:
-        """Note images with the same pixels."""
-        for ids in self._same.values():
-            if len(ids) > 1:
-                self.fault("copies of one image", ", ".join(sorted(ids)))
+    def __init__(self, dataset: Dataset, members: dict[str, list[str]], inspection: Inspection) -> None:
+        self.dataset = dataset
+        self.members = members
+        self.findings = list(inspection.findings)
+        self.remarks: list[str] = []  # what is known of the lists, and as it should be
+        images = [seen for seen in inspection.images if not seen.error]
+        self.sizes = [(seen.height, seen.width) for seen in images]
+        shown = np.zeros((len(images), len(dataset.classes)), int)  # which image shows which class
+        for row, seen in enumerate(images):
+            shown[row, [value - 1 for value in seen.labels]] = 1
+        self.together = shown.T @ shown  # images that show both classes
+        rows = {seen.image_id: row for row, seen in enumerate(images)}
+        self.counts = {}  # images per class of each list
+        for name, ids in members.items():
+            own = [rows[image_id] for image_id in ids if image_id in rows]
+            self.counts[name] = shown[own].sum(0)
+        self._compare_released()
 
-    def compare_released(self) -> None:
+    def _compare_released(self) -> None:
         """Note what is known of the lists as published numbers are of them."""
+        faults: dict[str, list[str]] = {}
         for name, ids in self.members.items():
             for remark in self.dataset.compare_released(name, ids, self.counts[name]):
                 if remark.fault:
-                    self.fault(remark.fault, remark.text)
+                    faults.setdefault(remark.fault, []).append(remark.text)
                 else:
                     self.remarks.append(remark.text)
+        self.findings += [Finding(kind, where) for kind, where in faults.items()]
 
     # ── As text ───────────────────────────────────────────────────────────────────────────────────────────────────
     def text(self) -> str:
@@ -120,12 +79,12 @@ class Findings:
         lines = [*self._summary(), "", *self._classes(), *self._sizes()]
         if self.remarks:
             lines += ["", *self.remarks]
-        for kind, found in self.faults.items():
-            lines += ["", f"{len(found)} {kind}:"]
-            lines += [f"  {where}" for where in found[:SHOWN]]
-            if len(found) > SHOWN:
-                lines.append(f"  … and {len(found) - SHOWN} more")
-        if not self.faults:
+        for finding in self.findings:
+            lines += ["", f"{len(finding.where)} {finding.kind}:"]
+            lines += [f"  {where}" for where in without_repeats(finding.where[:SHOWN])]
+            if len(finding.where) > SHOWN:
+                lines.append(f"  … and {len(finding.where) - SHOWN} more")
+        if not any(finding.fault or finding.refused for finding in self.findings):
             lines += ["", "no fault found"]
         return "\n".join(lines)
 
@@ -143,16 +102,16 @@ class Findings:
 
     def _classes(self) -> list[str]:
         """Images per class and list, and the class that each is most often seen with."""
+        if not self.sizes:
+            return ["no image could be read, so nothing was counted"]
         classes = self.dataset.classes
         table = pd.DataFrame(self.counts, index=classes).rename_axis("images with")
         occurs = (table > 0).any(axis=1)
+        if not occurs.any():
+            return [f"no image shows a class; the classes are {listed(classes)}"]
         pairs = self.together - np.diag(np.diag(self.together))
         table["most often with"] = [f"{classes[row.argmax()]} ({row.max()})" if row.any() else "–" for row in pairs]
-        lines = [table[occurs].to_string()]
-        missing = [name for name in classes if not occurs[name]]
-        if missing:
-            lines.append(f"no image shows {', '.join(missing)}")
-        return lines
+        return [table[occurs].to_string()]
 
     def _sizes(self) -> list[str]:
         """The smallest, largest and middle size."""
@@ -162,3 +121,12 @@ class Findings:
         low = np.min(self.sizes, axis=0)
         high = np.max(self.sizes, axis=0)
         return ["", f"sizes: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels, median {width}×{height}"]
+
+
+def without_repeats(texts: Iterable[str]) -> Iterator[str]:
+    """Texts whose remedy, what follows the first semicolon, is told once where several in a row have the same."""
+    before = ""
+    for text in texts:
+        head, _, remedy = text.partition("; ")
+        yield head if remedy == before else text
+        before = remedy

@@ -4,10 +4,9 @@ Importing this module takes seconds, since what it checks needs torch and timm; 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ from timm.data import create_transform
 
 from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
+from ..data.inspection import Inspection, Seen, inspect
 from ..device import available_device
 from ..errors import DataError, ParameterError, UserError, near
 from ..files import resolve, weights_file
@@ -27,10 +27,11 @@ from ..models.cam import CAM_KINDS, create_cam_model
 from ..models.fusion import FUSIONS, POOLS
 from ..models.segmenter import create_segmenter
 from ..models.weights import pretrained_state
-from ..processes import in_shares
 from .keys import starting_weights
+from .needs import estimate, refuse_what_cannot_fit
 
 Values = Mapping[str, Any]  # {name: value} of a run's parameters, types already checked
+MOST_LETTERS = 120  # of each finding in the line that tells them
 
 
 # ── What a value has to fulfil ────────────────────────────────────────────────────────────────────────────────────
@@ -136,23 +137,14 @@ RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image of the data and its size in pixels."""
-
-    path: Path
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
 class Extremes:
     """Of all images that a run reads, the one with the most pixels and the one with the shortest side."""
 
-    largest: ImageFile
-    narrowest: ImageFile
+    largest: Seen
+    narrowest: Seen
 
     @classmethod
-    def of(cls, images: list[ImageFile]) -> "Extremes":
+    def of(cls, images: Sequence[Seen]) -> "Extremes":
         """The extremes of some images, at least one."""
         largest = max(images, key=lambda image: image.height * image.width)
         narrowest = min(images, key=lambda image: min(image.height, image.width))
@@ -189,6 +181,8 @@ def check_run(
         extremes = Extremes.of(images)
     if extremes and patch and "cam_scales" in values:
         check_sizes(extremes, values, patch)
+    if images and patch and "run_folder" in values:
+        print(f"needs · {refuse_what_cannot_fit(estimate(values, images, patch), values)}", flush=True)
     return extremes
 
 
@@ -292,7 +286,7 @@ def _check_side(name: str, values: Values, patch: int) -> None:
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def check_data(values: Values, files: bool = True) -> list[ImageFile]:
+def check_data(values: Values, files: bool = True) -> list[Seen]:
     """Reads the lists that the parameters name and, unless `files` is False, every file that the run will read.
 
     Returns:
@@ -305,11 +299,39 @@ def check_data(values: Values, files: bool = True) -> list[ImageFile]:
     mask_of = check_lists(dataset, values)
     if not files or not mask_of:
         return []
+    lists = {values[name]: dataset.ids(values[name]) for name in LISTS if name in values}
+    inspection = inspect(dataset, lists, mask_of, values.get("workers", 1))
+    words = ["weaktr", "data", "check", str(dataset.root), "--dataset", values["dataset"], "--lists", *lists]
+    more = f"`{shlex.join(words)}`"
+    refuse_mistakes(inspection, more)
     for sentence in dataset.noticed():
         print(f"{dataset.name}: {sentence}", flush=True)
-    images = check_files(dataset, mask_of, values.get("workers", 1))
-    _check_labels(dataset, values)
-    return images
+    _check_labels({seen.image_id for seen in inspection.images if seen.labels}, lists, values)
+    tell_findings(inspection, more)
+    return inspection.images
+
+
+def refuse_mistakes(inspection: Inspection, more: str) -> None:
+    """Raises DataError for the first thing that can only be a mistake. more: the command that names all."""
+    for finding in inspection.findings:
+        if finding.refused:
+            others = len(finding.where) - 1
+            also = f" (and {others} more {finding.kind}; {more} names them)" if others else ""
+            raise DataError(finding.where[0] + also)
+
+
+def tell_findings(inspection: Inspection, more: str) -> None:
+    """Prints what is to be known of the data in one line, if anything. more: the command that says all of it."""
+    told = [finding for finding in inspection.findings if finding.told]
+    if told:
+        kinds = [f"{len(finding.where)} {finding.kind} ({_head(finding.where[0])})" for finding in told]
+        print(f"data · {', '.join(kinds)} · {more} says more", flush=True)
+
+
+def _head(text: str) -> str:
+    """The beginning of a finding, without its remedy."""
+    head = text.partition("; ")[0]
+    return head if len(head) <= MOST_LETTERS else f"{head[:MOST_LETTERS]}…"
 
 
 def check_lists(dataset: Any, values: Values) -> dict[str, str | None]:
@@ -317,16 +339,19 @@ def check_lists(dataset: Any, values: Values) -> dict[str, str | None]:
 
     Returns:
         {image id: the list that needs its mask, None where none does}. Masks are needed where they are evaluated, and
-        where a network learns from them.
+        where a network learns from them; a list none of whose images has one is not evaluated.
     """
-    if values.get("cam_checkpoint") == "oracle_miou" and not dataset.has_masks:
-        raise DataError("parameter cam_checkpoint: oracle_miou needs masks, and this data has none; take last or map")
     mask_of: dict[str, str | None] = {}
     for name in LISTS:
         if name not in values:
             continue
         ids = read_named(dataset.ids, values, name)
-        needs_masks = dataset.has_masks
+        has_masks = dataset.has_masks and any(dataset.mask_path(image_id).is_file() for image_id in ids)
+        if name == "eval_list" and values.get("cam_checkpoint") == "oracle_miou" and not has_masks:
+            raise DataError(
+                f"parameter cam_checkpoint: oracle_miou needs masks, and list {values[name]} has none; take last or map"
+            )
+        needs_masks = has_masks
         if name == "train_list":
             _check_batches(len(ids), values)
             needs_masks = values.get("oracle_noise", -1) >= 0
@@ -347,29 +372,16 @@ def _check_batches(images: int, values: Values) -> None:
         )
 
 
-def check_files(dataset: Any, mask_of: Mapping[str, str | None], workers: int) -> list[ImageFile]:
-    """Reads all images, their labels, and the masks that are needed. mask_of: as from `check_lists`."""
-    ids = list(mask_of)
-    dataset.warm()
-    shares = in_shares(partial(_check_images, dataset=dataset, mask_of=mask_of), ids, workers)
-    return [image for share in shares for image in share]
+def _check_labels(labelled: Collection[str], lists: Mapping[str, Sequence[str]], values: Values) -> None:
+    """Each list whose labels something is learned from, or chosen by, has an image that shows a class.
 
-
-def _check_images(ids: Iterable[str], *, dataset: Any, mask_of: Mapping[str, str | None]) -> list[ImageFile]:
-    images = []
-    for image_id in ids:
-        height, width = dataset.check_image(image_id, mask_of[image_id])[0].shape[:2]
-        images.append(ImageFile(dataset.image_path(image_id), height, width))
-    return images
-
-
-def _check_labels(dataset: Any, values: Values) -> None:
-    """Each list whose labels are used has an image that shows a class."""
-    lists = ["train_list", "eval_list"]
+    labelled: the images that show one. lists: {name: ids}.
+    """
+    needing = ["train_list"]
     if values.get("cam_checkpoint") == "map":
-        lists.append("val_list")
-    for name in lists:
-        if name in values and not any(dataset.labels(image_id).any() for image_id in dataset.ids(values[name])):
+        needing.append("val_list")
+    for name in needing:
+        if name in values and not any(image_id in labelled for image_id in lists[values[name]]):
             raise DataError(
                 f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"
             )
@@ -390,7 +402,7 @@ def check_sizes(extremes: Extremes, values: Values, patch: int) -> None:
     check_memory(extremes.largest, max(values["cam_scales"]), patch, values["device"])
 
 
-def check_memory(image: ImageFile, scale: float, patch: int, device_name: str) -> None:
+def check_memory(image: Seen, scale: float, patch: int, device_name: str) -> None:
     """Refuses an image whose attention maps fit no memory, by DataError.
 
     Even where maps are not kept, an image and its mirror have three N×N arrays in float32 at a time: the scores of a
