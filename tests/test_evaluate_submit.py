@@ -48,7 +48,7 @@ def test_scores_are_those_of_notebook_05(masks, voc12_copy, capsys):
     printed = capsys.readouterr().out
     assert f"on val (4 images): mIoU {expected.miou:.2f} %" in printed and 10 < expected.miou < 99
     assert re.search(f"background +{expected.per_class(data.classes).iloc[0]:.2f}", printed)
-    assert re.search(r"tvmonitor +absent", printed) and "note" not in printed
+    assert re.search(r"tvmonitor +absent", printed) and "\nnote: " not in printed
     out = masks.with_name("masks_scores")
     assert len(list(masks.iterdir())) == 4, "the folder of the masks stays as it is"
     assert {path.name for path in out.iterdir()} == {
@@ -164,6 +164,10 @@ def test_a_list_without_truth_and_one_that_is_not_there(masks, voc12_copy, capsy
     assert "image scene_000009 has no mask" in capsys.readouterr().err
     assert evaluate(masks, voc12_copy, "--list", "test") == 2
     assert "test.txt does not exist" in capsys.readouterr().err
+    for image_id in VOC(voc12_copy).ids("train"):
+        painted(255, slice(None))(VOC(voc12_copy).mask_path(image_id))
+    assert evaluate(VOC(voc12_copy).mask_path(image_id).parent, voc12_copy, "--list", "train") == 2
+    assert "all pixels of list train are void in" in capsys.readouterr().err
 
 
 def test_numbers_are_printed_where_tables_cannot_be_written(masks, voc12_copy, capsys):

@@ -105,7 +105,10 @@ def evaluate(folder: Path, dataset: Dataset, list_name: str) -> ListScore:
         more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         lines = "\n  ".join(faults[:SHOWN] + more)
         raise DataError(f"{len(faults)} of the {len(ids)} masks of {list_name} cannot be scored:\n  {lines}")
-    return score_list(dataset, ids, partial(_scored, masks=masks, dataset=dataset), cores())
+    score = score_list(dataset, ids, partial(_scored, masks=masks, dataset=dataset), cores())
+    if not score.confusion.any():
+        raise DataError(f"all pixels of list {list_name} are void in {dataset.folder}, so nothing is scored")
+    return score
 
 
 def _scored(image_id: str, *, masks: Mapping[str, Path], dataset: Dataset) -> np.ndarray:
@@ -164,7 +167,7 @@ def numbered_otherwise(confusion: np.ndarray, names: Sequence[str]) -> str:
     objects = confusion[1:, 1:]
     truth, called = linear_sum_assignment(objects, maximize=True)
     as_they_are, at_best = np.trace(objects), objects[truth, called].sum()
-    if at_best < 2 * as_they_are or 2 * at_best < confusion[1:].sum():
+    if at_best < max(1, 2 * as_they_are) or 2 * at_best < confusion[1:].sum():
         return ""
     moved = max(zip(truth, called, strict=True), key=lambda pair: (pair[0] != pair[1]) * objects[pair])
     true, found = (names[1 + value] for value in moved)

@@ -88,12 +88,12 @@ def _in_folder(folder: Path, output: Path) -> dict[Path, str]:
     """{picture: name of its mask} of all pictures below a folder, hidden files and those in `output` left out."""
     if folder.resolve().is_relative_to(output.resolve()):
         raise DataError(f"{folder} is to be read, and lies in --output {output}; give the masks another folder")
-    pictures, others = [], []
-    for path in _files_below(folder, leave_out=output):
-        (pictures if path.suffix.lower() in ENDINGS else others).append(path)
+    there = list(_files_below(folder, leave_out=output))
+    pictures = [path for path in there if path.suffix.lower() in ENDINGS]
+    others = [path for path in there if path.suffix.lower() not in ENDINGS]
     if not pictures:
-        there = f", but {others[0].name}" if others else ""
-        raise DataError(f"{folder} holds no picture{there}; pictures in a folder end in {', '.join(ENDINGS)}")
+        but = f", but {others[0].name}" if others else ""
+        raise DataError(f"{folder} holds no picture{but}; pictures in a folder end in {', '.join(ENDINGS)}")
     if others:
         more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
         print(f"{folder}: {others[0].name}{more} left out, pictures end in {', '.join(ENDINGS)}")
