@@ -133,6 +133,11 @@ def test_a_wrong_mask_is_named_before_anything_is_scored(masks, voc12_copy, caps
 
 
 def test_all_wrong_masks_are_named_and_counted(masks, voc12_copy, capsys):
+    """Other classes once: they are the same for all."""
+    for path in masks.iterdir():
+        write_label_png(path, read_label_png(path), {"classes": ["background", "cat"]})
+    assert evaluate(masks, voc12_copy) == 2
+    assert capsys.readouterr().err.count("is of a network with the classes cat") == 1
     for path in masks.iterdir():
         painted(30)(path)
     assert evaluate(masks, voc12_copy) == 2

@@ -278,13 +278,12 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _submit(options: argparse.Namespace) -> None:
-    from .data.voc import VOC
     from .workbench.predict import open_network
     from .workbench.submit import data_root_of, submit
 
-    root = here(options.data_root) if options.data_root else data_root_of(options.network)
     network = open_network(options.network, options.device)
-    archive = submit(network, VOC(root), options.list, here(options.output), crf=options.crf)
+    root = here(options.data_root) if options.data_root else data_root_of(options.network)
+    archive = submit(network, root, options.list, here(options.output), crf=options.crf)
     print(f"{archive}: every image of {options.list}, in its size, with the values 0…20; to be uploaded as it is")
 
 

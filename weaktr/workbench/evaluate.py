@@ -99,6 +99,8 @@ def evaluate(folder: Path, dataset: Dataset, list_name: str) -> ListScore:
     """
     ids = dataset.ids(list_name)
     masks = find_masks(folder, dataset, ids)
+    for path in masks.values():
+        _refuse_other_classes(path, dataset.classes)
     shares = in_shares(partial(_faults, dataset=dataset, masks=masks), ids, cores())
     faults = [fault for share in shares for fault in share]
     if faults:
@@ -145,12 +147,14 @@ def _check(dataset: Dataset, image_id: str, path: Path) -> None:
             f"mask {path} is void ({VOID}) at {unsaid} pixels that the truth knows; a mask that is scored has a class "
             "or background everywhere"
         )
-    _check_classes(path, dataset.classes)
 
 
-def _check_classes(path: Path, classes: Sequence[str]) -> None:
-    """Refuses a mask whose note says that its values are other classes."""
-    made_for = read_note(path).get("classes", [])[1:]
+def _refuse_other_classes(path: Path, classes: Sequence[str]) -> None:
+    """A mask whose note says that its values are other classes; one that cannot be read is for `_check`."""
+    try:
+        made_for = read_note(path).get("classes", [])[1:]
+    except DataError:
+        return
     if made_for and made_for != list(classes):
         raise DataError(
             f"mask {path} is of a network with the classes {', '.join(made_for)}; the data set has {', '.join(classes)}"
@@ -194,11 +198,12 @@ def write_scores(score: ListScore, classes: Sequence[str], folder: Path, list_na
         "per_image": score.per_image().rename("miou").to_frame(),
         "confusion": counts,
     }
+    start = list_name.replace(":", "_")  # not every file system takes a colon
     paths = []
     for what, table in tables.items():
-        paths.append(folder / f"{list_name}_{what}.csv")
+        paths.append(folder / f"{start}_{what}.csv")
         write_table(table, paths[-1], index=True)
-    paths.append(folder / f"{list_name}_confusion.png")
+    paths.append(folder / f"{start}_confusion.png")
     figure = draw_confusion(score.confusion, names, f"{list_name} ({len(score.ids)} images)")
     with atomic(paths[-1]) as aside:
         figure.savefig(aside, dpi=150)

@@ -22,12 +22,12 @@ def data_root_of(run: str | Path) -> Path:
     return resolve(own or "data/voc12")
 
 
-def submit(network: Network, dataset: VOC, list_name: str, output: Path, *, crf: str = "") -> Path:
+def submit(network: Network, data_root: Path, list_name: str, output: Path, *, crf: str = "") -> Path:
     """Predict a list and pack its masks; those that are there already stay. Neither XML nor masks are read.
 
     Args:
         network: Of the 20 classes of VOC12, as from `open_network`.
-        dataset: Has the images and the list.
+        data_root: The folder of VOC12, with the images and the list.
         list_name: "test", usually.
         output: Gets results/VOC2012/Segmentation/comp6_<list>_cls/<id>.png and, with these, results.tar.gz.
         crf: The dense CRF after the network: "voc" or "coco"; "" for none.
@@ -42,7 +42,7 @@ def submit(network: Network, dataset: VOC, list_name: str, output: Path, *, crf:
     _refuse_other_classes(network.names[1:])
     if ":" in list_name:
         raise UserError(f"list {list_name} is a part of a list, and the server takes whole ones; give its name alone")
-    pictures = pictures_of(dataset, list_name)
+    pictures = pictures_of(VOC(data_root), list_name)
     absent = [picture.path for picture in pictures if not picture.path.is_file()]
     if absent:
         raise DataError(
