@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import ParameterError, RunError, UserError
@@ -247,7 +248,7 @@ def _predict(options: argparse.Namespace) -> None:
     of_a_list = [options.dataset, options.list, options.data_root]
     if any(of_a_list) if options.pictures else not all(of_a_list[:2]):
         raise ParameterError("give pictures, folders and .txt files, or --dataset and --list in place of them")
-    output = here(options.output)
+    output = Path(options.output).expanduser()
     if options.pictures:
         pictures = find_pictures(options.pictures, output)
     else:
@@ -263,7 +264,10 @@ def _predict(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from .workbench.evaluate import evaluate, numbered_otherwise, write_scores
 
-    folder, dataset = here(options.masks), _dataset(options)
+    dataset = _dataset(options)
+    folder = Path(options.masks).expanduser()
+    if folder.name in ("", ".."):  # so that another can be beside it
+        folder = here(folder)
     score = evaluate(folder, dataset, options.list)
     print(f"{options.masks} on {options.list} ({len(score.ids)} images): mIoU {score.miou:.2f} %")
     per_class = score.per_class(dataset.classes)
@@ -271,7 +275,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _print_table([("class", "IoU (%)"), *rows])
     if doubt := numbered_otherwise(score.confusion, list(per_class.index)):
         print(f"note: {doubt}")
-    output = here(options.output) if options.output else folder.with_name(f"{folder.name}_scores")
+    output = Path(options.output or folder.with_name(f"{folder.name}_scores")).expanduser()
     with writing(output):
         paths = write_scores(score, dataset.classes, output, options.list)
     print(f"{output}: {', '.join(path.name for path in paths)}")
@@ -283,7 +287,7 @@ def _submit(options: argparse.Namespace) -> None:
 
     network = open_network(options.network, options.device)
     root = here(options.data_root) if options.data_root else data_root_of(options.network)
-    archive = submit(network, root, options.list, here(options.output), crf=options.crf)
+    archive = submit(network, root, options.list, Path(options.output).expanduser(), crf=options.crf)
     print(f"{archive}: every image of {options.list}, in its size, with the values 0…20; to be uploaded as it is")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ..data.dataset import Dataset
 from ..data.images import read_image, read_label_png, read_note
 from ..errors import DataError, UserError
-from ..files import atomic, here, writing
+from ..files import atomic, writing
 from ..method.segmentation import Task, segment_to_files
 from ..plots import mask_over
 from ..processes import cores
@@ -62,7 +62,7 @@ def find_pictures(given: Sequence[str | Path], output: Path) -> list[Picture]:
     """
     found: dict[Path, Picture] = {}
     for text in given:
-        path = here(text)
+        path = Path(text).expanduser()
         if path.is_dir():
             named = _in_folder(path, output)
         elif not path.exists():
@@ -121,8 +121,8 @@ def _listed(path: Path) -> list[Path]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        places = {(folder / line.strip()).resolve() for folder in (Path.cwd(), path.parent)}
-        there = sorted(place for place in places if place.is_file())
+        places = [folder / line.strip() for folder in (Path(), path.parent)]
+        there = list({place.resolve(): place for place in places if place.is_file()}.values())
         if not there:
             raise DataError(
                 f"list {path}, line {number}: no file {line.strip()!r}, seen from here or from the list's folder; "
