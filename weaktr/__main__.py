@@ -9,10 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import ParameterError, RunError, UserError
-from .files import resolve
+from .files import here, resolve, short, writing
 from .workbench import presets
 from .workbench.parameters import NOTEBOOKS, catalogue
 from .workbench.text import aligned
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sweep(commands)
     _add_results(commands)
+    _add_masks(commands)
     _add_import(commands)
     _add_data(commands)
     _add_listings(commands)
@@ -90,7 +92,9 @@ def _run(options: argparse.Namespace) -> None:
         raise ParameterError(f"--run-folder {options.run_folder}, run_folder={given['run_folder']}: give one of them")
     if preset.differences:
         print(f"{preset.name} and the paper: {preset.differences}", flush=True)
-    folder = options.run_folder or given.pop("run_folder", f"papermill_runs/{preset.name}")
+    folder = given.pop("run_folder", f"papermill_runs/{preset.name}")
+    if options.run_folder:
+        folder = short(here(options.run_folder))
     runner.run(preset.parameters | given, folder, stages=options.stages, force=options.force, preset=preset.name)
 
 
@@ -196,8 +200,97 @@ def _report(options: argparse.Namespace) -> None:
 def _figures(options: argparse.Namespace) -> None:
     from .workbench.reports import collect_figures
 
-    count = len(collect_figures(options.run, options.target))
+    count = len(collect_figures(options.run, here(options.target)))
     print(f"{options.target}: {count} files, sources.csv lists where each comes from")
+
+
+# ── predict, evaluate, submit ─────────────────────────────────────────────────────────────────────────────────────
+def _add_masks(commands: Any) -> None:
+    predict = _add(commands, "predict", _predict, "masks of pictures, by a trained network")
+    predict.add_argument("network", metavar="RUN", help="a run's folder, or a checkpoint of step 2")
+    what = "pictures, folders, or .txt files with a path a line"
+    predict.add_argument("pictures", nargs="*", metavar="PICTURE", help=what)
+    predict.add_argument("--output", required=True, metavar="FOLDER", help="gets a palette PNG for each picture")
+    predict.add_argument("--overlays", action="store_true", help="also masks over their pictures, in overlays/")
+    _add_list(predict, "a list of the data set in place of pictures")
+    _add_network(predict)
+    evaluate = _add(commands, "evaluate", _evaluate, "score a folder of masks, made by anything")
+    evaluate.add_argument("masks", metavar="MASKS", help="a folder of palette or grey PNGs, called as their images")
+    evaluate.add_argument("--output", metavar="FOLDER", help="of the tables and the picture (default: MASKS_scores)")
+    _add_list(evaluate, "default: val", required=True, default="val")
+    submit = _add(commands, "submit", _submit, "masks of VOC12's test list, packed for its evaluation server")
+    submit.add_argument("network", metavar="RUN", help="a run's folder, or a checkpoint of step 2")
+    submit.add_argument("--data-root", metavar="FOLDER", help="of VOC12 (default: that of the run)")
+    submit.add_argument("--list", default="test", metavar="LIST", help="default: test")
+    submit.add_argument("--output", default="submission", metavar="FOLDER", help="default: submission")
+    _add_network(submit)
+
+
+def _add_list(command: argparse.ArgumentParser, what: str, required: bool = False, default: str = "") -> None:
+    command.add_argument("--dataset", required=required, metavar="NAME", help="folder, voc12, coco14, coco14_80, …")
+    command.add_argument("--data-root", metavar="FOLDER", help="of the data set (default: data/NAME of the repository)")
+    command.add_argument("--list", default=default, metavar="LIST", help=what)
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--crf", choices=("voc", "coco"), default="", help="a dense CRF after the network")
+    command.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu or cuda")
+
+
+def _dataset(options: argparse.Namespace) -> Any:
+    from .data import open_dataset
+
+    return open_dataset(options.dataset, here(options.data_root) if options.data_root else "")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from .workbench.pictures import find_pictures, pictures_of, predict_pictures
+    from .workbench.predict import open_network
+
+    of_a_list = [options.dataset, options.list, options.data_root]
+    if any(of_a_list) if options.pictures else not all(of_a_list[:2]):
+        raise ParameterError("give pictures, folders and .txt files, or --dataset and --list in place of them")
+    output = Path(options.output).expanduser()
+    if options.pictures:
+        pictures = find_pictures(options.pictures, output)
+    else:
+        pictures = pictures_of(_dataset(options), options.list)
+    network = open_network(options.network, options.device)
+    found = predict_pictures(network, pictures, output, crf=options.crf, overlays=options.overlays)
+    values = ", ".join(f"{value} {name}" for value, name in enumerate(network.names))
+    print(f"{options.output}: {found.made} masks made, {found.there} were there. Their values: {values}")
+    if found.broken:
+        raise RunError(f"{len(found.broken)} of {len(pictures)} pictures were left out, named above")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .workbench.evaluate import evaluate, numbered_otherwise, write_scores
+
+    dataset = _dataset(options)
+    folder = Path(options.masks).expanduser()
+    if folder.name in ("", ".."):  # so that another can be beside it
+        folder = here(folder)
+    score = evaluate(folder, dataset, options.list)
+    print(f"{options.masks} on {options.list} ({len(score.ids)} images): mIoU {score.miou:.2f} %")
+    per_class = score.per_class(dataset.classes)
+    rows = [(str(name), "absent" if value != value else f"{value:.2f}") for name, value in per_class.items()]
+    _print_table([("class", "IoU (%)"), *rows])
+    if doubt := numbered_otherwise(score.confusion, list(per_class.index)):
+        print(f"note: {doubt}")
+    output = Path(options.output or folder.with_name(f"{folder.name}_scores")).expanduser()
+    with writing(output):
+        paths = write_scores(score, dataset.classes, output, options.list)
+    print(f"{output}: {', '.join(path.name for path in paths)}")
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from .workbench.predict import open_network
+    from .workbench.submit import data_root_of, submit
+
+    network = open_network(options.network, options.device)
+    root = here(options.data_root) if options.data_root else data_root_of(options.network)
+    archive = submit(network, root, options.list, Path(options.output).expanduser(), crf=options.crf)
+    print(f"{archive}: every image of {options.list}, in its size, with the values 0…20; to be uploaded as it is")
 
 
 # ── import ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,7 +334,7 @@ def _add_data(commands: Any) -> None:
     check.add_argument("--lists", nargs="+", default=["train", "val"], metavar="LIST")
     fetch = _add(kinds, "fetch", _data_fetch, "download VOC12 and SBD, and join them to train_aug")
     fetch.add_argument("name", choices=("voc12",))
-    fetch.add_argument("root", nargs="?", default="data/voc12", metavar="ROOT", help="default: data/voc12")
+    fetch.add_argument("root", nargs="?", metavar="ROOT", help="default: data/voc12 of the repository")
     masks = _add(kinds, "coco-masks", _data_coco_masks, "masks and lists of COCO, from its or your annotations")
     masks.add_argument("root", metavar="ROOT")
     masks.add_argument("--split", nargs="+", default=["train", "val"], help="of annotations/instances_<split>*.json")
@@ -251,7 +344,7 @@ def _data_check(options: argparse.Namespace) -> None:
     from .data import open_dataset
     from .data.report import check
 
-    text, faults = check(open_dataset(options.dataset, options.root), options.lists)
+    text, faults = check(open_dataset(options.dataset, here(options.root)), options.lists)
     print(text)
     if faults:
         raise RunError(f"{faults} things to look at in {options.root}")
@@ -260,14 +353,14 @@ def _data_check(options: argparse.Namespace) -> None:
 def _data_fetch(options: argparse.Namespace) -> None:
     from .data.fetch import fetch_voc12
 
-    sizes = fetch_voc12(resolve(options.root))
+    sizes = fetch_voc12(here(options.root) if options.root else resolve("data/voc12"))
     print(", ".join(f"{name} {size}" for name, size in sizes.items()))
 
 
 def _data_coco_masks(options: argparse.Namespace) -> None:
     from .data.coco import complete, write_masks
 
-    root = resolve(options.root)
+    root = here(options.root)
     for split in options.split:
         made = f"{write_masks(root, split)} images with masks"
         print(f"{split}: {', '.join(filter(None, (made, complete(root, split))))}", flush=True)

@@ -23,6 +23,11 @@ def resolve(path: str | Path) -> Path:
     return ROOT / Path(path).expanduser()
 
 
+def here(path: str | Path) -> Path:
+    """`path` as an absolute Path; a relative one, as a command is given it, starts where the person stands."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
 def short(path: Path) -> str:
     """`path` as seen from the repository's root, so that notebooks and messages do not show where that is."""
     if path.is_relative_to(ROOT):
@@ -74,6 +79,18 @@ def atomic_name(name: str, process: int = 9_999_999) -> str:
     """What a file is called while `atomic` writes it; without a `process`, as long as that can become."""
     path = Path(name)
     return f".{path.stem}.{process}{path.suffix}"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the system raises while a command fills a folder becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error}); make room, or give another folder with --output. What is there "
+            "already stays, and the same command makes the rest"
+        ) from error
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -1,13 +1,15 @@
 """Images and label masks, read with errors that name the file, what is wrong and what to do."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DataError
 from ..files import atomic
@@ -16,6 +18,7 @@ from .spelling import beside
 VOID = 255  # in masks: pixels without a class, which count for nothing
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "F")  # modes that PIL cuts off at 255, instead of scaling them, for RGB
 WHITE = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 32)))  # of cameras and programs; 1 of fractions
+NOTE = "weaktr"  # keyword of the text chunk in a PNG that says how a mask was made
 TURNED = 5  # EXIF orientations from here on exchange height and width
 EXIF_OF_PNG = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which PIL spreads the values of two and four bits over 0…255
@@ -201,12 +204,33 @@ def read_label(folder: Path | str, image_id: str) -> NDArray[np.uint8]:
     return read_label_png(Path(folder) / f"{image_id}.png")
 
 
-def write_label_png(path: Path | str, labels: ArrayLike) -> None:
-    """Write labels (H,W) as a PNG with VOC's palette, whole or not at all."""
+def write_label_png(path: Path | str, labels: ArrayLike, note: Mapping[str, Any] | None = None) -> None:
+    """Write labels (H,W) as a PNG with VOC's palette, whole or not at all.
+
+    Args:
+        path: Of the file.
+        labels: 0 background, c + 1 class c, 255 void.
+        note: How they were made, as JSON holds it; the file keeps it beside its pixels, for `read_note`.
+    """
     image = Image.fromarray(np.asarray(labels, np.uint8))
     image.putpalette(palette())
+    notes = PngInfo()
+    if note:
+        notes.add_itxt(NOTE, json.dumps(note))
     with atomic(path) as aside:
-        image.save(aside, format="PNG")
+        image.save(aside, format="PNG", pnginfo=notes)
+
+
+def read_note(path: Path | str) -> dict[str, Any]:
+    """How a mask was made, as `write_label_png` noted it; empty for a file without a note. Reads its head alone.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    path = Path(path)
+    with _errors_that_name(path), Image.open(path) as image:
+        note = json.loads(image.info.get(NOTE, "{}"))
+        return note if isinstance(note, dict) else {}
 
 
 def palette() -> list[int]:

@@ -5,6 +5,7 @@ docs/method.md, "Dense CRF". Processes that refine masks import this file, so it
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydensecrf.densecrf as densecrf
@@ -76,10 +77,15 @@ def refine_probabilities(image: np.ndarray, probabilities: np.ndarray, settings:
 
 
 def refine_to_file(
-    path: Path, image: np.ndarray, probabilities: np.ndarray, classes: np.ndarray, settings: str
+    path: Path,
+    image: np.ndarray,
+    probabilities: np.ndarray,
+    classes: np.ndarray,
+    settings: str,
+    note: Mapping[str, Any] | None = None,
 ) -> None:
     """`refine_probabilities` of the scores of some `classes` (k,), then the winning class → the mask at `path`."""
-    write_label_png(path, classes[refine_probabilities(image, probabilities, settings).argmax(0)])
+    write_label_png(path, classes[refine_probabilities(image, probabilities, settings).argmax(0)], note)
 
 
 def _kernel(table: dict[str, Kernel], settings: str, image: np.ndarray, shape: tuple[int, ...]) -> Kernel:

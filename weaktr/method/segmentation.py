@@ -1,14 +1,15 @@
-"""Segmentation of an image and of a whole list by the network of step 2: sliding windows, several scales, CRF.
+"""Segmentation of an image, of many and of a whole list by the network of step 2: sliding windows, several scales, CRF.
 
 docs/method.md, "Step 2".
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -218,8 +219,66 @@ def merge_windows(places: Sequence[Place], logits: Iterator[Tensor], size: Seque
     return total / count
 
 
-# ── A list ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of its inference)
+# ── Many images ───────────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Task:
+    """An image, and the masks to be made of it."""
+
+    image: np.ndarray  # (H,W,3) uint8 RGB
+    plain: Path | None = None  # file of the network's mask
+    refined: Path | None = None  # file of its mask after the CRF
+    note: Mapping[str, Any] | None = None  # that these files keep, see `write_label_png`
+
+
+def segment_to_files(  # noqa: PLR0913 (the last ones are what a checkpoint says of its inference)
+    model: "Segmenter",
+    tasks: Iterable[Task],
+    *,
+    crf: str,
+    workers: int,
+    progress: Progress | ranks.SharedProgress,
+    scales: Sequence[float],
+    mirror: bool,
+    base_size: int,
+    window: int,
+    stride: int,
+    early_weight: float = 0.0,
+) -> None:
+    """Masks of images, as palette PNGs.
+
+    Args:
+        model: of step 2, on its device.
+        tasks: images and files; each is asked for when the one before it has been through the network.
+        crf: "voc" or "coco" settings, where a task has a file for the refined mask.
+        workers: processes for the CRF, beside the network.
+        progress: counts images.
+        scales: see `segment`.
+        mirror: see `segment`.
+        base_size: see `segment`.
+        window: see `segment`.
+        stride: see `segment`.
+        early_weight: see `segment`.
+    """
+    waiting: deque[Future[None]] = deque()
+    with spawned(workers) as pool:
+        for task in tasks:
+            views = (scales, mirror, base_size, window, stride, early_weight)
+            scores = segment_on_device(model, task.image, *views)
+            mask = scores.argmax(0)
+            if task.plain:
+                write_label_png(task.plain, mask.cpu().numpy(), task.note)
+            if task.refined:
+                winners = mask.unique()  # the CRF knows these classes only, so no others go to its process
+                given = (task.image, scores[winners].cpu().numpy(), winners.cpu().numpy(), crf, task.note)
+                waiting.append(pool.submit(refine_to_file, task.refined, *given))
+            if len(waiting) > 4 * workers:
+                waiting.popleft().result()
+            progress.update(1)
+        for job in waiting:
+            job.result()
+
+
+def segment_list(
     model: "Segmenter",
     dataset: Dataset,
     ids: Sequence[str],
@@ -228,13 +287,8 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
     crf: str,
     workers: int,
     progress: Progress,
-    scales: Sequence[float],
-    mirror: bool,
-    base_size: int,
-    window: int,
-    stride: int,
-    early_weight: float = 0.0,
     processes: int = 1,
+    **inference: Any,
 ) -> None:
     """Masks of a list, before and after the CRF; what is there already stays.
 
@@ -246,16 +300,11 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
         crf: "" (none), "voc" or "coco" settings.
         workers: processes for the CRF, beside the network; of several processes each has its share of them.
         progress: counts images.
-        scales: see `segment`.
-        mirror: see `segment`.
-        base_size: see `segment`.
-        window: see `segment`.
-        stride: see `segment`.
-        early_weight: see `segment`.
+        **inference: what a checkpoint says of its inference: scales, mirror, base_size, window, stride and, where it
+            has one, early_weight, see `segment`.
         processes: that share the list, see `ranks.wanted`.
     """
-    how = {"scales": scales, "mirror": mirror, "base_size": base_size, "window": window, "stride": stride}
-    how |= {"early_weight": early_weight, "crf": crf, "workers": workers, "progress": progress}
+    how = inference | {"crf": crf, "workers": workers, "progress": progress}
     if ranks.run(segment_list, processes, model, dataset, ids, folder, **how):
         return
     workers = max(1, workers // ranks.world())
@@ -264,26 +313,15 @@ def segment_list(  # noqa: PLR0913 (the last ones are what a checkpoint says of 
     for place in places:
         place.mkdir(parents=True, exist_ok=True)
     shared = ranks.SharedProgress(progress, len(ids))
-    waiting: deque[Future[None]] = deque()
-    with spawned(workers) as pool:
+
+    def tasks() -> Iterator[Task]:
         for image_id in ranks.share(ids):
             name = f"{image_id}.png"
             if all((place / name).is_file() for place in places):
                 shared.update()
                 continue
-            image = dataset.image(image_id)
-            views = (scales, mirror, base_size, window, stride, early_weight)
-            scores = segment_on_device(model, image, *views)
-            mask = scores.argmax(0)
-            write_label_png(plain / name, mask.cpu().numpy())
-            if crf:
-                winners = mask.unique()  # the CRF knows these classes only, so no others go to its process
-                given = (image, scores[winners].cpu().numpy(), winners.cpu().numpy(), crf)
-                waiting.append(pool.submit(refine_to_file, refined / name, *given))
-            if len(waiting) > 4 * workers:
-                waiting.popleft().result()
-            shared.update()
-        for job in waiting:
-            job.result()
+            yield Task(dataset.image(image_id), plain / name, refined / name if crf else None)
+
+    segment_to_files(model, tasks(), crf=crf, workers=workers, progress=shared, **inference)
     ranks.wait()
     shared.finish()

@@ -30,7 +30,7 @@ from .cams import (
 )
 from .evaluation import best_typical_worst, confusion, qualitative_grid, size_against_iou, stage_bars
 from .labels import clipped_pixels, crf_gain, iou_comparison, label_grid
-from .parts import colour_mask, heat
+from .parts import colour_mask, heat, mask_over
 from .style import COLUMN, WIDTH, use_style
 from .sweeps import main_rows, published, sweep
 from .training import (
@@ -64,6 +64,7 @@ __all__ = [
     "iou_comparison",
     "label_grid",
     "main_rows",
+    "mask_over",
     "per_class_bars",
     "published",
     "qualitative_grid",

@@ -39,6 +39,13 @@ def colour_mask(mask: ArrayLike) -> np.ndarray:
     return colours[np.asarray(mask, np.uint8)]
 
 
+def mask_over(image: np.ndarray, mask: ArrayLike) -> np.ndarray:
+    """A mask (H, W) in its colours over its image, which stays as it is in the background → RGB uint8 (H, W, 3)."""
+    labels = np.asarray(mask, np.uint8)
+    coloured = (1 - OPACITY) * image + OPACITY * colour_mask(labels)
+    return np.where((labels == 0)[..., None], image, coloured).astype(np.uint8)
+
+
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A map of 0…1, as large as its image, over the image in grey → RGB uint8 (H, W, 3)."""
     colours = 255 * mpl.colormaps[HEAT](values)[..., :3]

@@ -1,14 +1,65 @@
-"""Your own photograph through a finished run."""
+"""A trained network of step 2 for pictures of one's own: opened from a run or a checkpoint, shown one photograph."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from ..data.images import read_image
 from ..device import pick_device
+from ..errors import UserError
 from ..files import run_folder as find_run
 from ..method.segmentation import segment
 from ..models.checkpoints import load_model
+from ..models.segmenter import Segmenter
+
+PICKLES = (".pth", ".pt", ".ckpt")  # endings of torch's own checkpoints
+
+
+@dataclass(frozen=True)
+class Network:
+    """A segmenter, with what its checkpoint says of how it is used."""
+
+    model: Segmenter  # on its device
+    inference: dict[str, Any]  # keywords of `segment`
+    names: list[str]  # of the values in its masks, background first
+    digest: str  # of the checkpoint's content
+
+
+def open_network(run: str | Path, device: str = "auto") -> Network:
+    """Load the segmenter of a run, or of a checkpoint.
+
+    Args:
+        run: A run's folder with a trained `04_online_retraining`, or a file that `save_model` wrote; relative to the
+            working directory or to the repository's root, or absolute.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: There is no such file, or it holds no segmenter of weaktr that knows its inference.
+    """
+    path = find_run(run)
+    is_checkpoint = path.is_file() or path.suffix in (".safetensors", *PICKLES)
+    file = path if is_checkpoint else path / "04_online_retraining" / "model.safetensors"
+    if file.is_file() and file.suffix in PICKLES:
+        raise UserError(f"{file} was not written by weaktr; `weaktr import` makes a checkpoint out of a released one")
+    model = cast(Segmenter, load_model(file, step="segmenter"))
+    details = model.details
+    if "inference" not in details:
+        raise UserError(
+            f"checkpoint {file} does not say at which size its images are shown; give one of `weaktr run` or `weaktr "
+            "import`, or save it with save_model(…, inference=…)"
+        )
+    numbered = [f"class {value}" for value in range(1, model.config["num_classes"])]
+    names = ["background", *(details.get("classes") or numbered)]
+    return Network(model.to(pick_device(device)), details["inference"], names, digest(file))
+
+
+def digest(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def predict(
@@ -17,8 +68,8 @@ def predict(
     """Segment your own photograph with a finished run.
 
     Args:
-        run_folder: A run's folder with a finished `04_online_retraining`, relative to the working directory or to the
-            repository's root, or absolute.
+        run_folder: A run's folder with a finished `04_online_retraining`, or a checkpoint of step 2; relative to the
+            working directory or to the repository's root, or absolute.
         image_path: Any image file that PIL reads.
         crf: The dense CRF after the network: "voc" or "coco"; "" for none.
         device: "auto", "cpu" or "cuda".
@@ -30,10 +81,7 @@ def predict(
     Raises:
         UserError: Where the run has no finished model, or the file is not a readable image.
     """
-    folder = find_run(run_folder)
-    model = load_model(folder / "04_online_retraining" / "model.safetensors", step="segmenter")
-    details = model.details
-    model = model.to(pick_device(device))
+    network = open_network(run_folder, device)
     image = read_image(Path(image_path))
-    probabilities = segment(model, image, crf=crf, **details["inference"])  # type: ignore[arg-type]  # step 2 was asked for
-    return probabilities.argmax(0).astype(np.uint8), ["background", *details["classes"]]
+    probabilities = segment(network.model, image, crf=crf, **network.inference)
+    return probabilities.argmax(0).astype(np.uint8), network.names
