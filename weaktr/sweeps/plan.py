@@ -17,6 +17,7 @@ import numpy as np
 from ..data import LISTS
 from ..errors import UserError
 from ..files import read_json, resolve
+from ..workbench.given import GIVEN, trains
 from ..workbench.keys import data_source, starting_weights
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import RunFolder
@@ -53,7 +54,8 @@ def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: b
                 sources[data_set] = data_source(values)
             place = RunFolder(values, folder, declared, sources[data_set])
             _refuse_other_version(place)
-            run = SweepRun(sweep, variant, seed, values, place, list(sweep.stages))
+            stages = [stage for stage in sweep.stages if stage in place.stages]
+            run = SweepRun(sweep, variant, seed, values, place, stages)
             run.skip_finished()
             runs.append(run)
     return runs
@@ -68,6 +70,7 @@ class WhatIsRead:
     lists: tuple[str, ...]
     needs_training_masks: bool
     checkpoint: str  # the rule that chooses it, which may need labels or masks of its own list
+    given: tuple[str, ...]  # networks and labels that are not made
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "WhatIsRead":
@@ -78,6 +81,7 @@ class WhatIsRead:
             lists=tuple(values.get(name, "") for name in LISTS),
             needs_training_masks=values.get("oracle_noise", -1) >= 0,
             checkpoint=values.get("cam_checkpoint", ""),
+            given=tuple(values.get(name, "") for name in GIVEN),
         )
 
 
@@ -95,7 +99,7 @@ class Checker:
         from ..workbench.checks import check_run  # takes seconds to import, for networks that some sweeps never need
 
         read = WhatIsRead.of(values)
-        starts = {starting_weights(values, step) for step in (1, 2)}
+        starts = {starting_weights(values, step) for step in (1, 2) if trains(values, step)}
         self._extremes[read] = check_run(
             values,
             data=read not in self._extremes,

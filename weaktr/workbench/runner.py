@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import ParameterError, RunError, UserError, near
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
+from .given import refuse_contradictions, stages_of_run
 from .kernels import kernel_manager, warm_up
 from .keys import code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .parameters import NOTEBOOKS, Parameter, catalogue, check_parameters
@@ -42,8 +43,8 @@ class RunFolder:
             source: As from `data_source`.
         """
         self.path = resolve(run_folder)
-        self.stages = list(declared)
-        self.parameters = {stage: {name: values[name] for name in own} for stage, own in declared.items()}
+        self.stages = stages_of_run(declared, values)
+        self.parameters = {stage: {name: values[name] for name in declared[stage]} for stage in self.stages}
         self.fingerprints = {stage: data_fingerprint(own, source) for stage, own in self.parameters.items()}
 
     def sums_up(self, stage: str) -> bool:
@@ -100,8 +101,10 @@ def run(
     """
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
-    selected = select(stages, declared)
+    refuse_contradictions(values)
     this = RunFolder(values, run_folder, declared, data_source(values))
+    selected = [stage for stage in select(stages, declared) if stages is not None or stage in this.stages]
+    _refuse_needless(this, selected)
     pending = [stage for stage in selected if this.has_to_run(stage, force)]
     refuse_missing_inputs(this, selected, pending)
     if pending:
@@ -143,6 +146,16 @@ def select(stages: Sequence[str] | None, declared: Declared) -> list[str]:
             raise ParameterError(f"unknown stage {stage!r}{near(stage, declared)}; there are {', '.join(declared)}")
         chosen.update(found)
     return [name for name in declared if name in chosen]
+
+
+def _refuse_needless(this: RunFolder, selected: Sequence[str]) -> None:
+    """Raise ParameterError for a stage that was named, and that the run does not have."""
+    for stage in selected:
+        if stage not in this.stages:
+            raise ParameterError(
+                f"stage {stage}: with label_folder or trained_segmenter a run begins with {this.stages[0]}; leave "
+                f"{stage[:2]} out, or make it in a run of its own"
+            )
 
 
 def refuse_missing_inputs(this: RunFolder, selected: Sequence[str], pending: Sequence[str]) -> None:
