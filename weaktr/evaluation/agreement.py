@@ -18,7 +18,7 @@ from .scores import ListScore
 LEAST_NAMED = 0.5  # share of a class' pixels that lie in images which show it; weak labels have nearly all of them
 LEAST_MIOU = 20  # percent
 MARKEDLY = 10  # points of mIoU by which another view has to fit better, and in hundredths a share
-FARTHEST = 64  # pixels that labels are moved, to see whether they are shifted
+NEAREST, FARTHEST = 4, 64  # pixels by which labels are moved, to see whether they are shifted
 
 Pair = tuple[np.ndarray, np.ndarray]  # label and mask of an image (H,W)
 Labels = Callable[[str], np.ndarray]  # id → label (H,W)
@@ -94,7 +94,10 @@ def _views(pairs: Sequence[Pair]) -> Mapping[str, list[Pair]]:
         mended |= {"turned to the left": np.rot90, "turned to the right": partial(np.rot90, k=3)}
         mended |= {"with rows and columns exchanged": np.transpose}
     down, right = _best_shift(pairs)
-    mended[f"shifted by {right} pixels to the right and {down} down"] = partial(_shifted, down=down, right=right)
+    if max(abs(down), abs(right)) >= NEAREST:
+        sideways = f"{abs(right)} pixels to the {'right' if right > 0 else 'left'}"
+        words = f"{sideways}, {abs(down)} {'down' if down > 0 else 'up'}"
+        mended[f"shifted by {words}"] = partial(_shifted, down=down, right=right)
     return {words: [(mend(label), truth) for label, truth in pairs] for words, mend in mended.items()}
 
 
