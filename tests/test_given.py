@@ -21,11 +21,12 @@ from weaktr.method.cam_generation import look
 from weaktr.method.cam_training import CamTrainingOptions, train_cam
 from weaktr.models import create_cam_model, create_segmenter, load_model, load_trained_cam, load_trained_segmenter
 from weaktr.models.checkpoints import save_model
-from weaktr.models.released import import_released_cam
+from weaktr.models.released import import_released_cam, import_released_segmenter
 from weaktr.progress import Progress
 from weaktr.sweeps import file, plan
 from weaktr.workbench import keys, open_stage, presets, runner
 from weaktr.workbench.checks import check_run
+from weaktr.workbench.given import steps_to_train
 from weaktr.workbench.parameters import catalogue, check_parameters
 from weaktr.workbench.published import as_published
 
@@ -150,6 +151,15 @@ def test_what_cannot_be_used_is_refused_before_anything_starts(tmp_path, given, 
     assert not (tmp_path / "run").exists()
 
 
+def test_only_weights_of_steps_that_train_are_fetched():
+    all_stages = list(catalogue())
+    assert steps_to_train({}, all_stages) == [1, 2] and steps_to_train({}, all_stages[:3]) == [1]
+    assert steps_to_train({"trained_cam": "a.pth"}, all_stages) == [2]
+    assert steps_to_train({"trained_cam": "a.pth"}, all_stages[:3]) == []
+    assert steps_to_train({"label_folder": "a"}, all_stages) == [2]
+    assert steps_to_train({"trained_segmenter": "a.pth"}, all_stages) == []
+
+
 def test_a_given_network_is_not_held_against_the_published_number():
     values = check_parameters(presets.get("voc12_cam").parameters, catalogue())
     assert as_published("voc12_cam", values)
@@ -198,11 +208,25 @@ def test_a_released_network_is_read_as_it_is(files):
     assert cam_of(files / "cam.pth", backbone=VIT, pool="avg").fusion.pool == "avg"
 
 
-def test_a_released_segmenter_is_read_as_it_is(files):
-    options = {"backbone": VIT, "image_size": 64, "patch_size": 16}
-    model = load_trained_segmenter(files / "segmenter.pth", NAMES, **options)
-    assert model.mean == (0.5,) * 3 and model.details["oracle"]
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+@pytest.mark.parametrize(
+    ("kind", "backbone", "width", "mean"),
+    [
+        ("vit", VIT, 192, 0.5),
+        ("vit", "deit_tiny_patch16_224", 192, 0.485),
+        ("dinov2", "vit_small_patch14_dinov2", 384, 0.485),
+        ("eva02", "eva02_tiny_patch14_224", 192, 0.481),
+    ],
+)
+def test_released_segmenters_of_every_family_are_read_as_they_are(tmp_path, kind, backbone, width, mean):
+    state = naive.random_segmenter_checkpoint(kind, width=width, layers=12, patch=16)
+    torch.save(state, tmp_path / "released.pth")
+    options = {"backbone": backbone, "image_size": 64, "patch_size": 16}
+    model = load_trained_segmenter(tmp_path / "released.pth", NAMES, **options)
+    assert model.mean[0] == pytest.approx(mean, abs=1e-3) and model.details["oracle"]
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x), import_released_segmenter(state, num_heads=width // 64)(x))
+    with pytest.raises(UserError, match=r"released\.pth"):
+        load_trained_segmenter(tmp_path / "released.pth", NAMES, **options | {"backbone": "vit_base_patch16_224"})
 
 
 @pytest.mark.parametrize(("kind", "backbone"), [("cam.safetensors", TINY), ("cam.pth", VIT)])

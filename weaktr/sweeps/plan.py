@@ -17,7 +17,7 @@ import numpy as np
 from ..data import LISTS
 from ..errors import UserError
 from ..files import read_json, resolve
-from ..workbench.given import GIVEN, trains
+from ..workbench.given import GIVEN, steps_to_train
 from ..workbench.keys import data_source, starting_weights
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import RunFolder
@@ -48,7 +48,7 @@ def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: b
             given = sweep.overrides[variant] | {"seed": seed, "run_folder": str(folder)}
             values = check_parameters(given, declared)
             if check:
-                checker.check(values)
+                checker.check(values, sweep.stages)
             data_set = (values.get("dataset"), values.get("data_root"))
             if data_set not in sources:
                 sources[data_set] = data_source(values)
@@ -92,21 +92,21 @@ class Checker:
         self._extremes: dict[WhatIsRead, Any] = {}  # what was read → its largest and its narrowest image
         self._fetched: set[tuple[str, str]] = set()  # backbones with the files of their weights
 
-    def check(self, values: dict[str, Any]) -> None:
-        """Raise UserError for the first thing that this run would stumble over; runs without data pass."""
+    def check(self, values: dict[str, Any], stages: Sequence[str]) -> None:
+        """Raise UserError for the first thing that these stages would stumble over; runs without data pass."""
         if "dataset" not in values:
             return
         from ..workbench.checks import check_run  # takes seconds to import, for networks that some sweeps never need
 
         read = WhatIsRead.of(values)
-        starts = {starting_weights(values, step) for step in (1, 2) if trains(values, step)}
+        starts = {step: starting_weights(values, step) for step in steps_to_train(values, stages)}
         self._extremes[read] = check_run(
             values,
             data=read not in self._extremes,
-            weights=not starts <= self._fetched,
+            weights=[step for step, start in starts.items() if start not in self._fetched],
             extremes=self._extremes.get(read),
         )
-        self._fetched |= starts
+        self._fetched |= set(starts.values())
 
 
 def _refuse_other_version(place: RunFolder) -> None:

@@ -164,14 +164,14 @@ class Extremes:
 
 # ── A run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def check_run(
-    values: Values, data: bool = True, weights: bool = False, extremes: Extremes | None = None
+    values: Values, data: bool = True, weights: Collection[int] = (), extremes: Extremes | None = None
 ) -> Extremes | None:
     """Refuses a run for the first of its parameters that cannot work.
 
     Args:
         values: {name: value} of all stages, types already checked; what a missing name stands for is not inspected.
         data: read every file that the run will read, not the lists alone.
-        weights: load, and so fetch, the pretrained weights that the run will start from.
+        weights: load, and so fetch, the pretrained weights that these steps will start from.
         extremes: of the data, as returned by an earlier call, where this one does not read the files.
 
     Returns:
@@ -233,16 +233,16 @@ def _check_augmentation(policy: str) -> None:
 
 
 # ── Model ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def check_model(values: Values, fetch: bool = False) -> int:
+def check_model(values: Values, fetch: Collection[int] = ()) -> int:
     """Builds the networks of both steps, from their weights where those are files.
 
     Args:
         values: as for `check_run`.
-        fetch: load, and so fetch, pretrained weights that are not files: without network this fails, before a run
-            that would need them has computed anything.
+        fetch: the steps whose pretrained weights are loaded, and so fetched, also where they are not files: without
+            network this fails, before a run that would need them has computed anything.
 
     Returns:
-        The side of step 1's patches in pixels.
+        The side of step 1's patches in pixels, 0 for a run without step 1.
 
     Raises:
         ParameterError: for a backbone that does not fit other parameters.
@@ -258,10 +258,9 @@ def check_model(values: Values, fetch: bool = False) -> int:
         _check_trained_segmenter(values)
     else:
         _check_segmenter(values, patch)
-    if fetch:
-        for backbone, file in dict.fromkeys(starting_weights(values, step) for step in (1, 2) if trains(values, step)):
-            if not file:
-                pretrained_state(backbone)
+    for backbone, file in dict.fromkeys(starting_weights(values, step) for step in fetch):
+        if not file:
+            pretrained_state(backbone)
     return patch
 
 

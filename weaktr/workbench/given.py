@@ -10,7 +10,7 @@ was such a parameter.
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ def trains(values: Values, step: int) -> bool:
     if step == 1:
         return makes_cams(values) and not values.get("trained_cam")
     return not values.get("trained_segmenter")
+
+
+def steps_to_train(values: Values, stages: Collection[str]) -> list[int]:
+    """The steps, 1 or 2, whose networks are trained by some stages of a run."""
+    return [step for step, stage in ((1, STEP_1), (2, STEP_2)) if stage in stages and trains(values, step)]
 
 
 def refuse_contradictions(values: Values) -> None:

@@ -54,7 +54,8 @@ def disagreements(folder: Path, dataset: Dataset, ids: Sequence[str], counts: np
     found = numbered_otherwise(counts, names, dataset.classes) if names.any() else []
     known = [image_id for image_id in ids if dataset.mask_path(image_id).is_file()]
     some = known[:: -(-len(known) // MOST_COMPARED)] if known else []
-    pairs = [(read_given_label(i, folder=folder, dataset=dataset), dataset.mask(i)) for i in some]
+    both = [(read_given_label(i, folder=folder, dataset=dataset), dataset.mask(i)) for i in some]
+    pairs = [(label, mask) for label, mask in both if label.shape == mask.shape]  # a mask of another size says its own
     if pairs:
         found.append(placed_otherwise(pairs, len(dataset.classes) + 1))
     return [finding for finding in found if finding]

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import ParameterError, RunError, UserError, near
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
-from .given import refuse_contradictions, stages_of_run
+from .given import refuse_contradictions, stages_of_run, steps_to_train
 from .kernels import kernel_manager, warm_up
 from .keys import code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .parameters import NOTEBOOKS, Parameter, catalogue, check_parameters
@@ -110,7 +110,7 @@ def run(
     if pending:
         warm_up()
     if check and "dataset" in values:
-        _check(values, {name for stage in pending for name in declared[stage]})
+        _check(values, pending, declared)
 
     executed = False
     with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():
@@ -181,11 +181,12 @@ def refuse_missing_inputs(this: RunFolder, selected: Sequence[str], pending: Seq
             raise UserError(f"{folder}: needed by {stage}, but {state}; add {numbers} to --stages")
 
 
-def _check(values: Values, needed: set[str]) -> None:
-    """Check a run's values; its data and weights only where stages that will be executed declare them."""
+def _check(values: Values, pending: Sequence[str], declared: Declared) -> None:
+    """Check a run's values; its data and weights only where stages that will be executed need them."""
     from .checks import check_run  # only here: it imports the readers of all data sets
 
-    check_run(values, data="dataset" in needed, weights="backbone" in needed)
+    reads_data = any("dataset" in declared[stage] for stage in pending)
+    check_run(values, data=reads_data, weights=steps_to_train(values, pending))
 
 
 def _report_skipped(folder: Path, notebook: Path) -> None:
