@@ -532,7 +532,8 @@ def test_a_network_of_real_photographs_is_given_another_fusion(shared, tmp_path)
         pytest.skip("the photographs or the weights are not there")
     dataset = open_dataset("folder", str(root))
     model = create_cam_model(VIT, len(dataset.classes), weights=weights, image_size=96)
-    samples = CamSamples(dataset, "train:16", 96, mean=model.mean, std=model.std, seed=1)
+    view = {"mean": model.mean, "std": model.std, "augmentation": "", "min_crop": 0.4}
+    samples = CamSamples(dataset, "train:16", 96, **view, seed=1)
     options = CamTrainingOptions(epochs=2, batch_size=8, lr=0.05, warmup=0, workers=1)
     quiet = {"measure": lambda model: {}, "folder": tmp_path, "progress": lambda total, **_: Progress("", total)}
     train_cam(model, samples, options, **quiet)
