@@ -131,8 +131,9 @@ def test_weights_that_have_to_be_fetched_are_fetched_beforehand(tmp_path, monkey
     check_run(DEFAULTS | own)
     monkeypatch.setattr("weaktr.workbench.checks.pretrained_state", no_network)
     check_run(DEFAULTS | own)
-    with pytest.raises(OSError, match="no network"):
-        check_run(DEFAULTS | own, weights=True)
+    for step in (1, 2):
+        with pytest.raises(OSError, match="no network"):
+            check_run(DEFAULTS | own, weights=[step])
 
 
 def test_scales_that_leave_nothing_are_refused_beforehand():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from weaktr import predict
 from weaktr.data import open_dataset
+from weaktr.data.images import VOID
 from weaktr.models.checkpoints import load_model
 from weaktr.workbench import presets, runner
 from weaktr.workbench.parameters import catalogue
@@ -97,6 +98,23 @@ def test_a_second_run_does_nothing(smoke, capfd):
     runner.run(presets.get("smoke").parameters, smoke, preset="smoke")
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
     assert capfd.readouterr().out.count("up to date, skipped") == len(STAGES)
+
+
+def test_masks_are_what_mmsegmentation_reads(smoke):
+    """As its BaseSegDataset finds them, img_suffix=".jpg" and seg_map_suffix=".png", and its loader reads values."""
+    data = open_dataset("synthetic")
+    places = {"03_pseudo_labels/labels": "smoke:32", "05_evaluation/predictions/multi_crf": "smoke_val:16"}
+    for place, list_name in places.items():
+        pictures = [data.image_path(image_id) for image_id in data.ids(list_name)]
+        names = {picture.name.removesuffix(".jpg") + ".png" for picture in pictures}
+        assert {path.name for path in (smoke / place).iterdir()} >= names
+        seen = set()
+        for picture in pictures:
+            with Image.open(smoke / place / f"{picture.stem}.png") as mask, Image.open(picture) as image:
+                assert (mask.format, mask.mode, mask.size) == ("PNG", "P", image.size)
+                assert mask.getpalette()[: 3 * 3] == [0, 0, 0, 128, 0, 0, 0, 128, 0], "VOC's colours"
+                seen |= set(np.unique(np.asarray(mask)).tolist())  # of a palette image the indices
+        assert {0} < seen <= {*range(len(data.classes) + 1), VOID}
 
 
 def test_predict_on_a_photograph_of_ones_own(smoke, tmp_path):

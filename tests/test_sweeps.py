@@ -246,7 +246,8 @@ def test_a_run_of_another_version_is_refused(swept):
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_sweeps_are_valid(path):
     found = file.read_sweep(path)
-    assert len(found.seeds) >= 3 and found.question.strip() and found.title
+    trained = all("trained_cam" in given for given in found.overrides.values())  # of one network more seeds say nothing
+    assert len(found.seeds) >= (1 if trained else 3) and found.question.strip() and found.title
     for runs in [plan.plan([found], check=False)] if path.parent.name == "demo" else []:
         last = {one.recipe(found.stages[-1]) for one in runs}
         assert len(last) == len(runs), "every variant and seed is another run to the last stage"

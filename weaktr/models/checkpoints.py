@@ -30,6 +30,7 @@ __all__ = [
     "import_released_cam",
     "import_released_segmenter",
     "load_model",
+    "read_released",
     "released_names",
     "save_model",
 ]
@@ -145,10 +146,32 @@ def import_released(
     """
     path = Path(path)
     output = Path(output) if output else path.with_suffix(".safetensors")
-    if normalise and normalise not in NORMALISATIONS:
-        raise UserError(f"normalise {normalise!r} is unknown; one of {', '.join(NORMALISATIONS)}")
     if output.exists() and output.samefile(path):
         raise UserError(f"{path} would be overwritten; give another output")
+    model = read_released(
+        path,
+        num_heads=num_heads,
+        normalise=normalise,
+        pool=pool,
+        decoder_heads=decoder_heads,
+        image_size=image_size,
+    )
+    save_model(model, output, **model.details)
+    return model, output
+
+
+def read_released(
+    path: Path,
+    *,
+    num_heads: int = 0,
+    normalise: str = "",
+    pool: str = "max",
+    decoder_heads: int | None = None,
+    image_size: ImageSize | None = None,
+) -> CamModel | Segmenter:
+    """The network of a released checkpoint, with `details` as far as the file tells; see `import_released`."""
+    if normalise and normalise not in NORMALISATIONS:
+        raise UserError(f"normalise {normalise!r} is unknown; one of {', '.join(NORMALISATIONS)}")
     model = import_released_model(
         read_weights(path), num_heads=num_heads, pool=pool, decoder_heads=decoder_heads, image_size=image_size
     )
@@ -162,5 +185,5 @@ def import_released(
             details["classes"] = list(names)
     if background:
         details["inference"] = RELEASED_INFERENCE
-    save_model(model, output, **details)
-    return model, output
+    model.details = details
+    return model

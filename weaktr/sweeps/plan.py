@@ -17,6 +17,7 @@ import numpy as np
 from ..data import LISTS
 from ..errors import UserError
 from ..files import read_json, resolve
+from ..workbench.given import GIVEN, steps_to_train
 from ..workbench.keys import data_source, starting_weights
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
 from ..workbench.runner import RunFolder
@@ -47,13 +48,14 @@ def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: b
             given = sweep.overrides[variant] | {"seed": seed, "run_folder": str(folder)}
             values = check_parameters(given, declared)
             if check:
-                checker.check(values)
+                checker.check(values, sweep.stages)
             data_set = (values.get("dataset"), values.get("data_root"))
             if data_set not in sources:
                 sources[data_set] = data_source(values)
             place = RunFolder(values, folder, declared, sources[data_set])
             _refuse_other_version(place)
-            run = SweepRun(sweep, variant, seed, values, place, list(sweep.stages))
+            stages = [stage for stage in sweep.stages if stage in place.stages]
+            run = SweepRun(sweep, variant, seed, values, place, stages)
             run.skip_finished()
             runs.append(run)
     return runs
@@ -68,6 +70,7 @@ class WhatIsRead:
     lists: tuple[str, ...]
     needs_training_masks: bool
     checkpoint: str  # the rule that chooses it, which may need labels or masks of its own list
+    given: tuple[str, ...]  # networks and labels that are not made
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "WhatIsRead":
@@ -78,6 +81,7 @@ class WhatIsRead:
             lists=tuple(values.get(name, "") for name in LISTS),
             needs_training_masks=values.get("oracle_noise", -1) >= 0,
             checkpoint=values.get("cam_checkpoint", ""),
+            given=tuple(values.get(name, "") for name in GIVEN),
         )
 
 
@@ -88,21 +92,21 @@ class Checker:
         self._extremes: dict[WhatIsRead, Any] = {}  # what was read → its largest and its narrowest image
         self._fetched: set[tuple[str, str]] = set()  # backbones with the files of their weights
 
-    def check(self, values: dict[str, Any]) -> None:
-        """Raise UserError for the first thing that this run would stumble over; runs without data pass."""
+    def check(self, values: dict[str, Any], stages: Sequence[str]) -> None:
+        """Raise UserError for the first thing that these stages would stumble over; runs without data pass."""
         if "dataset" not in values:
             return
         from ..workbench.checks import check_run  # takes seconds to import, for networks that some sweeps never need
 
         read = WhatIsRead.of(values)
-        starts = {starting_weights(values, step) for step in (1, 2)}
+        starts = {step: starting_weights(values, step) for step in steps_to_train(values, stages)}
         self._extremes[read] = check_run(
             values,
             data=read not in self._extremes,
-            weights=not starts <= self._fetched,
+            weights=[step for step, start in starts.items() if start not in self._fetched],
             extremes=self._extremes.get(read),
         )
-        self._fetched |= starts
+        self._fetched |= set(starts.values())
 
 
 def _refuse_other_version(place: RunFolder) -> None:

@@ -34,7 +34,7 @@ def results(sweep: Sweep, notebooks: str | Path = NOTEBOOKS) -> pd.DataFrame:
     rows = []
     for run in plan([sweep], notebooks=notebooks, check=False):
         if run.state == "done":
-            rows += [_result(run, measure) for measure in sweep.measures]
+            rows += [_result(run, measure) for measure in sweep.measures if measure["stage"] in run.place.stages]
     return pd.DataFrame(rows)
 
 

@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -26,7 +27,10 @@ from ..models.backbones import make_vit
 from ..models.cam import CAM_KINDS, create_cam_model
 from ..models.fusion import FUSIONS, POOLS
 from ..models.segmenter import create_segmenter
+from ..models.trained import load_trained_cam, load_trained_segmenter
 from ..models.weights import pretrained_state
+from .given import makes_cams, refuse_contradictions, trains
+from .given_labels import check_given_labels
 from .keys import starting_weights
 from .needs import estimate, refuse_what_cannot_fit
 
@@ -153,14 +157,14 @@ class Extremes:
 
 # ── A run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def check_run(
-    values: Values, data: bool = True, weights: bool = False, extremes: Extremes | None = None
+    values: Values, data: bool = True, weights: Collection[int] = (), extremes: Extremes | None = None
 ) -> Extremes | None:
     """Refuses a run for the first of its parameters that cannot work.
 
     Args:
         values: {name: value} of all stages, types already checked; what a missing name stands for is not inspected.
         data: read every file that the run will read, not the lists alone.
-        weights: load, and so fetch, the pretrained weights that the run will start from.
+        weights: load, and so fetch, the pretrained weights that these steps will start from.
         extremes: of the data, as returned by an earlier call, where this one does not read the files.
 
     Returns:
@@ -179,7 +183,7 @@ def check_run(
     images = check_data(values, files=data)
     if images:
         extremes = Extremes.of(images)
-    if extremes and patch and "cam_scales" in values:
+    if extremes and patch and "cam_scales" in values and makes_cams(values):
         check_sizes(extremes, values, patch)
     if images and patch and "run_folder" in values:
         print(f"needs · {refuse_what_cannot_fit(estimate(values, images, patch), values)}", flush=True)
@@ -189,6 +193,7 @@ def check_run(
 # ── Values ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def check_values(values: Values) -> None:
     """Refuses values out of range, unknown names, and values that do not fit each other, by ParameterError."""
+    refuse_contradictions(values)
     for name, rule in RULES.items():
         if name in values:
             fault = rule(values[name])
@@ -223,16 +228,16 @@ def _check_augmentation(policy: str) -> None:
 
 
 # ── Model ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def check_model(values: Values, fetch: bool = False) -> int:
+def check_model(values: Values, fetch: Collection[int] = ()) -> int:
     """Builds the networks of both steps, from their weights where those are files.
 
     Args:
         values: as for `check_run`.
-        fetch: load, and so fetch, pretrained weights that are not files: without network this fails, before a run
-            that would need them has computed anything.
+        fetch: the steps whose pretrained weights are loaded, and so fetched, also where they are not files: without
+            network this fails, before a run that would need them has computed anything.
 
     Returns:
-        The side of step 1's patches in pixels.
+        The side of step 1's patches in pixels, 0 for a run without step 1.
 
     Raises:
         ParameterError: for a backbone that does not fit other parameters.
@@ -243,12 +248,14 @@ def check_model(values: Values, fetch: bool = False) -> int:
             raise UserError(
                 f"parameter {name}: {values[name]} does not exist or is not a file; give one, or leave it empty"
             )
-    patch = _check_cam_model(values)
-    _check_segmenter(values, patch)
-    if fetch:
-        for backbone, file in dict.fromkeys(starting_weights(values, step) for step in (1, 2)):
-            if not file:
-                pretrained_state(backbone)
+    patch = _check_cam_model(values) if makes_cams(values) else 0
+    if values.get("trained_segmenter"):
+        _check_trained_segmenter(values)
+    else:
+        _check_segmenter(values, patch)
+    for backbone, file in dict.fromkeys(starting_weights(values, step) for step in fetch):
+        if not file:
+            pretrained_state(backbone)
     return patch
 
 
@@ -256,10 +263,16 @@ def _check_cam_model(values: Values) -> int:
     backbone, file = starting_weights(values, step=1)
     names = ("image_size", "fusion", "pool", "reduction", "last_k")
     options = {name: values[name] for name in names if name in values}
-    if file:
-        options["weights"] = str(resolve(file))
     try:
-        model = create_cam_model(backbone, 1, pretrained=bool(file), **options)
+        if values.get("trained_cam"):
+            classes = open_dataset(values["dataset"], values["data_root"]).classes
+            model = _given(
+                "trained_cam", partial(load_trained_cam, classes=classes, backbone=backbone), values, options
+            )
+        elif file:
+            model = create_cam_model(backbone, 1, weights=str(resolve(file)), **options)
+        else:
+            model = create_cam_model(backbone, 1, pretrained=False, **options)
     except (ValueError, AssertionError) as error:
         raise ParameterError(f"backbone {backbone} does not fit the parameters: {error}") from error
     patch = model.encoder.vit.patch_embed.patch_size[0]
@@ -267,15 +280,32 @@ def _check_cam_model(values: Values) -> int:
     return patch
 
 
+def _given(name: str, load: Callable[..., Any], values: Values, options: Mapping[str, Any]) -> Any:
+    """The network of a file, refused with the parameter that names it."""
+    try:
+        return load(values[name], **options)
+    except UserError as error:
+        raise UserError(f"parameter {name}: {error}") from error
+
+
+def _check_trained_segmenter(values: Values) -> None:
+    backbone, _ = starting_weights(values, step=2)
+    options = {"image_size": values["crop_size"], "patch_size": values.get("seg_patch") or None}
+    classes = open_dataset(values["dataset"], values["data_root"]).classes
+    load = partial(load_trained_segmenter, classes=classes, backbone=backbone)
+    model = _given("trained_segmenter", load, values, options)
+    _check_side("crop_size", values, model.encoder.vit.patch_embed.patch_size[0])
+
+
 def _check_segmenter(values: Values, patch: int) -> None:
-    """Step 2's network. patch: side of step 1's patches, which it has where it names no other."""
+    """Step 2's network. patch: side of step 1's patches, which it has where it names no other; 0 without step 1."""
+    backbone, file = starting_weights(values, step=2)
     patch_size = values.get("seg_patch") or None
-    if values.get("seg_backbone"):
-        vit = make_vit(values["seg_backbone"], image_size=values["crop_size"], patch_size=patch_size, step=2)
+    if values.get("seg_backbone") or not patch:
+        vit = make_vit(backbone, image_size=values["crop_size"], patch_size=patch_size, step=2)
         patch = vit.patch_embed.patch_size[0]
     _check_side("crop_size", values, patch_size or patch)
-    if values.get("seg_weights"):  # those of step 1 were read for its own network
-        backbone, file = starting_weights(values, step=2)
+    if file and (values.get("seg_weights") or not trains(values, step=1)):  # else read for the network of step 1
         options = {"image_size": values["crop_size"], "patch_size": patch_size}
         create_segmenter(backbone, 2, weights=str(resolve(file)), **options)
 
@@ -306,8 +336,11 @@ def check_data(values: Values, files: bool = True) -> list[Seen]:
     refuse_mistakes(inspection, more)
     for sentence in dataset.noticed():
         print(f"{dataset.name}: {sentence}", flush=True)
-    _check_labels({seen.image_id for seen in inspection.images if seen.labels}, lists, values)
+    if makes_cams(values):
+        _check_labels({seen.image_id for seen in inspection.images if seen.labels}, lists, values)
     tell_findings(inspection, more)
+    if values.get("label_folder"):
+        check_given_labels(values, dataset)
     return inspection.images
 
 
@@ -364,7 +397,8 @@ def check_lists(dataset: Any, values: Values) -> dict[str, str | None]:
 
 
 def _check_batches(images: int, values: Values) -> None:
-    batch = max(values.get("cam_batch_size", 1), values.get("seg_batch_size", 1))
+    sizes = {1: "cam_batch_size", 2: "seg_batch_size"}
+    batch = max(values.get(name, 1) if trains(values, step) else 1 for step, name in sizes.items())
     if images < batch:
         raise DataError(
             f"list {values['train_list']} has {images} images, fewer than a batch of {batch}; lower cam_batch_size or "

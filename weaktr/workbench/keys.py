@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from ..data import LISTS, open_dataset, read_named
 from ..files import read_json, shipped_weights, stage_folders, weights_file
+from .given import GIVEN, contents, file_hash, stages_of_run
 
 WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # another value of these makes no result stale
-WITHOUT_KEY = {"data_root", *WITHOUT_EFFECT}  # the data enter by their fingerprint, wherever they lie
+# The data enter by their fingerprint and what is given by its content, wherever they lie.
+WITHOUT_KEY = {"data_root", *GIVEN, *WITHOUT_EFFECT}
 
 
 class DataSource(NamedTuple):
@@ -49,10 +51,10 @@ def stage_key(parameters: Mapping[str, Any], fingerprint: str, inputs: Iterable[
     Args:
         parameters: {name: value} of the stage.
         fingerprint: as from `data_fingerprint`.
-        inputs: the folders of all stages before it.
+        inputs: the folders of all stages of its run before it.
     """
     effective = {name: value for name, value in parameters.items() if name not in WITHOUT_KEY}
-    effective |= _weights_by_content(parameters)
+    effective |= _weights_by_content(parameters) | contents(parameters)
     made = [identity(folder) for folder in inputs]
     return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
 
@@ -62,18 +64,12 @@ def _weights_by_content(parameters: Mapping[str, Any]) -> dict[str, str]:
     starts = {"weights": starting_weights(parameters, step=1)}
     if parameters.get("seg_backbone") or parameters.get("seg_weights"):  # else step 2 starts from what step 1 does
         starts["seg_weights"] = starting_weights(parameters, step=2)
-    contents = {}
+    found = {}
     for name, (backbone, given) in starts.items():
         file, part = weights_file(given) if given else (shipped_weights(backbone), "")
         if file.is_file():
-            contents[name] = _content(file, file.stat().st_mtime_ns) + part
-    return contents
-
-
-@functools.lru_cache(maxsize=16)
-def _content(path: Path, changed: int) -> str:
-    """The hash of a file as it was when it was last changed."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = file_hash(file) + part
+    return found
 
 
 def code_digest(notebook: Path) -> str:
@@ -106,7 +102,8 @@ def stale(folder: Path) -> bool:
         return False
     manifest = read_json(folder / "manifest.json")
     fingerprint = manifest.get("data_fingerprint", "") if "dataset" in parameters else ""
-    before = [other for other in stage_folders(folder.parent) if other.name < folder.name]
+    made = stages_of_run([other.name for other in stage_folders(folder.parent)], parameters)
+    before = [folder.parent / other for other in made if other < folder.name]
     return manifest.get("key") != stage_key(parameters, fingerprint, before)
 
 

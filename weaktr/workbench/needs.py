@@ -50,9 +50,10 @@ class _Network:
         side = values["image_size"] if step == 1 else values["crop_size"]
         patch = values.get("seg_patch") or None if step == 2 else None
         with torch.device("meta"):
-            vit: Any = make_vit(backbone, image_size=side, patch_size=patch)
+            vit: Any = make_vit(backbone, image_size=side, patch_size=patch, step=step)
         parameters = sum(weights.numel() for weights in vit.parameters())
-        return cls(parameters, len(vit.blocks) * vit.blocks[0].attn.num_heads)
+        heads = vit.blocks[0].attn.num_heads if step == 1 else 0  # step 2 keeps no maps, and may have none to keep
+        return cls(parameters, len(vit.blocks) * heads)
 
 
 def estimate(values: Mapping[str, Any], images: Sequence[Seen], patch: int) -> Needs:

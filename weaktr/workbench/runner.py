@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import ParameterError, RunError, UserError, near
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
+from .given import refuse_contradictions, stages_of_run, steps_to_train
 from .kernels import kernel_manager, warm_up
 from .keys import code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .parameters import NOTEBOOKS, Parameter, catalogue, check_parameters
@@ -42,8 +43,8 @@ class RunFolder:
             source: As from `data_source`.
         """
         self.path = resolve(run_folder)
-        self.stages = list(declared)
-        self.parameters = {stage: {name: values[name] for name in own} for stage, own in declared.items()}
+        self.stages = stages_of_run(declared, values)
+        self.parameters = {stage: {name: values[name] for name in declared[stage]} for stage in self.stages}
         self.fingerprints = {stage: data_fingerprint(own, source) for stage, own in self.parameters.items()}
 
     def sums_up(self, stage: str) -> bool:
@@ -100,14 +101,16 @@ def run(
     """
     declared = catalogue(notebooks)
     values = check_parameters({**parameters, "run_folder": str(run_folder)}, declared)
-    selected = select(stages, declared)
+    refuse_contradictions(values)
     this = RunFolder(values, run_folder, declared, data_source(values))
+    selected = [stage for stage in select(stages, declared) if stages is not None or stage in this.stages]
+    _refuse_needless(this, selected)
     pending = [stage for stage in selected if this.has_to_run(stage, force)]
     refuse_missing_inputs(this, selected, pending)
     if pending:
         warm_up()
     if check and "dataset" in values:
-        _check(values, {name for stage in pending for name in declared[stage]})
+        _check(values, pending, declared)
 
     executed = False
     with hold(this.path, this.path / ".run.lock") if pending else contextlib.nullcontext():
@@ -145,6 +148,16 @@ def select(stages: Sequence[str] | None, declared: Declared) -> list[str]:
     return [name for name in declared if name in chosen]
 
 
+def _refuse_needless(this: RunFolder, selected: Sequence[str]) -> None:
+    """Raise ParameterError for a stage that was named, and that the run does not have."""
+    for stage in selected:
+        if stage not in this.stages:
+            raise ParameterError(
+                f"stage {stage}: with label_folder or trained_segmenter a run begins with {this.stages[0]}; leave "
+                f"{stage[:2]} out, or make it in a run of its own"
+            )
+
+
 def refuse_missing_inputs(this: RunFolder, selected: Sequence[str], pending: Sequence[str]) -> None:
     """Raise UserError for the first selected stage that would find an input missing or out of date.
 
@@ -168,11 +181,12 @@ def refuse_missing_inputs(this: RunFolder, selected: Sequence[str], pending: Seq
             raise UserError(f"{folder}: needed by {stage}, but {state}; add {numbers} to --stages")
 
 
-def _check(values: Values, needed: set[str]) -> None:
-    """Check a run's values; its data and weights only where stages that will be executed declare them."""
+def _check(values: Values, pending: Sequence[str], declared: Declared) -> None:
+    """Check a run's values; its data and weights only where stages that will be executed need them."""
     from .checks import check_run  # only here: it imports the readers of all data sets
 
-    check_run(values, data="dataset" in needed, weights="backbone" in needed)
+    reads_data = any("dataset" in declared[stage] for stage in pending)
+    check_run(values, data=reads_data, weights=steps_to_train(values, pending))
 
 
 def _report_skipped(folder: Path, notebook: Path) -> None:

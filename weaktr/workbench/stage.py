@@ -22,6 +22,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from ..errors import ParameterError, UserError
 from ..files import atomic, read_json, remove_leftovers, resolve, write_json, write_table
 from ..progress import Progress
+from .given import GIVEN, refuse_contradictions, stages_of_run
 from .keys import WITHOUT_KEY, code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .manifest import environment, now, usage
 from .parameters import NOTEBOOKS, Parameter, checked, declared_parameters, stage_notebooks
@@ -118,10 +119,11 @@ def worth_keeping(folder: Path, key: str) -> str:
 
 def changes(folder: Path, parameters: Mapping[str, Any]) -> str:
     """What differs between a stage's folder and `parameters`, in words, for the person whose results are at stake."""
-    before = read_json(folder / "params.json")
+    before = dict.fromkeys(GIVEN, "") | read_json(folder / "params.json")  # old files lack them
     changed = []
     for name, value in parameters.items():
-        if name in before and name not in WITHOUT_KEY and before[name] != value:
+        counts = name in GIVEN or name not in WITHOUT_KEY
+        if name in before and counts and before[name] != value:
             changed.append(f"{name} {before[name]!r} → {value!r}")
     return ", ".join(changed) or "an earlier stage, the data or the weights changed"
 
@@ -164,7 +166,8 @@ def _declared_values(stage: str, declared: Mapping[str, Parameter], namespace: M
 
 def _prepare_by_hand(folder: Path, values: Mapping[str, Any]) -> AcquireReturnProxy | None:
     """What the runner does before it starts a notebook. None for a finished stage, which is only inspected."""
-    stages = [path.stem for path in stage_notebooks(_notebooks())]
+    refuse_contradictions(values)
+    stages = stages_of_run([path.stem for path in stage_notebooks(_notebooks())], values)
     before = [folder.parent / stage for stage in stages if stage < folder.name]
     fingerprint = data_fingerprint(values, data_source(values))
     key = stage_key(values, fingerprint, before)
@@ -176,6 +179,10 @@ def _prepare_by_hand(folder: Path, values: Mapping[str, Any]) -> AcquireReturnPr
         )
     if finished_key(folder) is not None:
         return None
+    if values.get("label_folder") and "train_list" in values:
+        from .given_labels import check_given_labels  # takes half a second to import, for one parameter of one stage
+
+        check_given_labels(values)
     return prepare(folder, key, {"data_fingerprint": fingerprint, "preset": ""})
 
 
@@ -391,7 +398,7 @@ class Stage:
 def _print_results(records: Sequence[Mapping[str, Any]]) -> None:
     """The records as a table, without the stage, which is known; a long one is only counted."""
     if not records:
-        text = "no masks, so nothing was measured"
+        text = "nothing was measured"
     elif len(records) > MOST_ROWS:
         text = f"{len(records)} records in metrics.json"
     else:
