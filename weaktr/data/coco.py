@@ -211,7 +211,7 @@ def read_annotations(path: Path | str) -> dict[str, Any]:
         lost = {thing["image_id"] for thing in content["annotations"]} - listed
         if lost:
             raise KeyError(f"image {min(lost)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"annotations {path} cannot be read ({error!r}); fetch instances_*2014.json again") from error
     return content
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import DataError
 from ..files import atomic
 
 VOID = 255  # in masks: pixels without a class, which count for nothing
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "F")  # modes that PIL cuts off at 255, instead of scaling them, for RGB
+PIXELS_A_BYTE = 10_000  # that a file can hold at most: a PNG of one bit and one colour has 8,250
 TURNED = 5  # EXIF orientations from here on exchange height and width
 
 
@@ -23,14 +24,26 @@ def _errors_that_name(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path, or data_root and the list that names it") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's readers raise many kinds about damaged files
         raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image of a file, of which the head is read.
+
+    Raises:
+        OSError: Its head promises more pixels than such a file can hold, which would only take memory.
+    """
+    image = Image.open(path)
+    if image.width * image.height > PIXELS_A_BYTE * path.stat().st_size:
+        raise OSError(f"{image.width}×{image.height} pixels cannot be in {path.stat().st_size} bytes")
+    return image
 
 
 def _open(path: Path) -> Image.Image:
     """The image of a file, read to its end."""
     with _errors_that_name(path):
-        image = Image.open(path)
+        image = _opened(path)
         image.load()
         return image
 
@@ -41,12 +54,14 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing or unreadable.
     """
-    image = ImageOps.exif_transpose(_open(Path(path)))
-    if image.mode in SIXTEEN_BIT:
-        grey = np.asarray(image, np.float64)
-        factor = 257 if grey.max() > 255 else 1  # 65,535 becomes 255; some 16-bit files hold eight bits
-        image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
-    return np.array(image.convert("RGB"))
+    image = _open(Path(path))
+    with _errors_that_name(Path(path)):
+        image = ImageOps.exif_transpose(image)
+        if image.mode in SIXTEEN_BIT:
+            grey = np.asarray(image, np.float64)
+            factor = 257 if grey.max() > 255 else 1  # 65,535 becomes 255; some 16-bit files hold eight bits
+            image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
+        return np.array(image.convert("RGB"))
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -56,7 +71,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         DataError: The file is missing or unreadable.
     """
     path = Path(path)
-    with _errors_that_name(path), Image.open(path) as image:
+    with _errors_that_name(path), _opened(path) as image:
         width, height = image.size
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
         return (width, height) if turned else (height, width)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ..errors import DataError
 
+LONGEST = 240  # bytes of an id: a file name has 255 at most, with an ending and what `files.atomic` adds
+
 
 def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str) -> list[str]:
     """The image ids of <folder>/<list_name>.txt, in order.
@@ -23,6 +25,11 @@ def read_list(folder: Path, list_name: str, identity: Callable[[str], str] = str
     ids = _read_lines(path)
     seen: dict[str, str] = {}  # what identifies an image: its id
     for number, image_id in enumerate(ids, start=1):
+        if len(image_id.encode()) > LONGEST:
+            raise DataError(
+                f"list {path} holds {image_id[:40]!r}… (id {number}), {len(image_id.encode())} bytes long; an id is a "
+                f"file name of at most {LONGEST} bytes: write one id per line"
+            )
         if not image_id.replace("_", "").replace("-", "").isalnum():
             raise DataError(
                 f"list {path} holds {image_id!r} (id {number}); an id is a file name without folder and ending, in "

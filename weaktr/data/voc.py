@@ -93,7 +93,7 @@ class VOC(Dataset):
                 f"annotation {path} does not exist; image labels are read from it: restore it, or take the image off "
                 "its list"
             ) from error
-        except (ElementTree.ParseError, OSError) as error:
+        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # of letters it cannot decode, too
             raise DataError(f"annotation {path} is not well-formed XML ({error}); restore the file") from error
         unknown = sorted(set(names) - set(self.classes))
         if unknown:

@@ -362,11 +362,9 @@ def _check_images(ids: Iterable[str], *, dataset: Any, mask_of: Mapping[str, str
 
 
 def _check_labels(dataset: Any, values: Values) -> None:
-    """Each list whose labels are used has an image that shows a class."""
-    lists = ["train_list", "eval_list"]
-    if values.get("cam_checkpoint") == "map":
-        lists.append("val_list")
-    for name in lists:
+    """The list that is learned from, and the one by which the best epoch is chosen, has an image that shows a class."""
+    by = {"map": "val_list", "oracle_miou": "eval_list"}.get(values.get("cam_checkpoint", ""), "train_list")
+    for name in dict.fromkeys(("train_list", by)):
         if name in values and not any(dataset.labels(image_id).any() for image_id in dataset.ids(values[name])):
             raise DataError(
                 f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"
