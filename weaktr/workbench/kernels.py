@@ -52,13 +52,15 @@ def kernel_manager(notebooks: Path, sockets: str) -> type[AsyncKernelManager]:
 
     Args:
         notebooks: The folder from which kernels learn their notebook's parameters.
-        sockets: An empty folder for the kernels' sockets and their addresses: the home may be read-only.
+        sockets: An empty folder for the kernels' sockets, addresses and IPython's own files: the home may be read-only,
+            and what a person has set for IPython there changes no run.
     """
 
     class RunKernelManager(AsyncKernelManager):
         # Only a kernel's critical log: what a cell raises is reported once, by us.
         kernel_spec = KernelSpec(
-            **get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}}
+            **get_kernel_dict(["--log-level=50"])
+            | {"env": ENVIRONMENT | {RUNNER: str(notebooks), "IPYTHONDIR": f"{sockets}/ipython"}}
         )
         connection_file = f"{sockets}/kernel.json"
         if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
