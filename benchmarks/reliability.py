@@ -93,6 +93,12 @@ class Run:
                 self.fault(f"{name} is another than in the undisturbed run")
 
 
+def said(text):
+    """The first line of a command's error, shortened."""
+    lines = [line for line in text.splitlines() if line.startswith("weaktr:")] or ["–"]
+    return lines[0][:160]
+
+
 def read_whole(path):
     """Raise where a file is not what its ending says, up to its end."""
     if path.suffix in (".json", ".ipynb"):
@@ -161,8 +167,7 @@ def kill_at_random(run, kills, seconds, draw):
             run.fault(f"after SIGKILL to a {part}, {len(left)} processes are left")
         if part != "command" and process.returncode and "Traceback" in text:
             run.fault(f"after SIGKILL to a {part} a traceback is all that is said: {text[-1500:]}")
-        said = [line for line in text.splitlines() if line.startswith("weaktr:")] or ["–"]
-        rows.append({"part": part, "after (s)": round(moment, 1), "stage": stage, "said": said[0][:160]})
+        rows.append({"part": part, "after (s)": round(moment, 1), "stage": stage, "said": said(text)})
         print(rows[-1], flush=True)
         run.check_whole()
     run.finish()
@@ -181,7 +186,7 @@ def fill_disk(run, disk, points, size, draw):
         told = "No space left on device" in text or "disk" in text
         if not told or "Traceback" in text:
             run.fault(f"a full disk is told so: {text[-1500:]}")
-        rows.append({"full at (MB)": round(full / 1e6, 1), "said": text.strip().splitlines()[-1][:160]})
+        rows.append({"full at (MB)": round(full / 1e6, 1), "said": said(text)})
         print(rows[-1], flush=True)
         disk.resize(disk.used() * 1.5 + 2**24)
         run.check_whole()
@@ -204,7 +209,7 @@ def make_readonly(run, disk, times, seconds, draw):
         if forbidden and process.returncode:
             if "Read-only file system" not in text or "Traceback" in text:
                 run.fault(f"a disk that cannot be written is told so: {text[-1500:]}")
-            rows.append({"after (s)": round(moment, 1), "said": text.strip().splitlines()[-1][:160]})
+            rows.append({"after (s)": round(moment, 1), "said": said(text)})
             print(rows[-1], flush=True)
         run.check_whole()
     run.finish()
@@ -236,8 +241,8 @@ def cut_files(run, cuts, seconds, draw):
         if process.returncode and "Traceback" in text:
             run.fault(f"a traceback about {path.name}: {text[-1500:]}")
         name = str(path.relative_to(run.folder))
-        said = "refused by name" if process.returncode else "read before, or made anew"
-        rows.append({"file": name, "after (s)": round(moment, 1), "came": said})
+        came = "refused by name" if process.returncode else "read before, or made anew"
+        rows.append({"file": name, "after (s)": round(moment, 1), "came": came, "said": said(text)})
         print(rows[-1], flush=True)
         run.check_whole(besides=[path])
         path.write_bytes(content)

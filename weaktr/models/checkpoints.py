@@ -95,7 +95,7 @@ def load_model(path: str | Path, **expected: Any) -> CamModel | Segmenter:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); it is cut off, damaged, or not one of "
+        f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); it is truncated, damaged, or not one of "
         "weaktr's: delete it and the metrics.json beside it, and run the stage that trains it again"
     )
 
