@@ -781,6 +781,7 @@ def test_what_could_not_be_measured_is_said_and_left_out(tmp_path, capsys):
     ("raised", "words"),
     [
         ('RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")', "docker run --shm-size"),
+        ('RuntimeError("unable to allocate shared memory(shm): No space left on device")', "docker run --shm-size"),
         ('OSError(28, "No space left on device", "cams/a.npz")', "make room"),
         ('OSError(24, "Too many open files")', "ulimit -n"),
         ('MemoryError("Unable to allocate 7 TiB")', "lower the batch size"),

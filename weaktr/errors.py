@@ -39,11 +39,11 @@ def near(name: str, known: Iterable[str]) -> str:
 
 # What libraries and the system say in words of their own, and what helps.
 REMEDIES = {
+    "Bus error|shared memory|torch_shm": "the processes that load images share memory with the training, and "
+    "there is too little: give more (docker run --shm-size=2g, or a larger /dev/shm), or lower workers and the batch",
     "No space left on device|Disk quota exceeded": "the disk is full: make room, or choose another "
     "run_folder; the same command goes on where it stopped",
     "File too large": "a limit on the size of files is set (ulimit -f); raise it",
-    "Bus error|shared memory|torch_shm|/dev/shm": "the processes that load images share memory with the training, and "
-    "there is too little: give more (docker run --shm-size=2g, or a larger /dev/shm), or lower workers and the batch",
     "CUDA out of memory|CUDA error: out of memory": "lower the batch size or the image size, or free the GPU",
     "can't allocate memory|Cannot allocate memory|Unable to allocate|MemoryError|std::bad_alloc": "the memory does not "
     "suffice: lower the batch size, the image size or workers",
