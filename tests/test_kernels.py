@@ -14,7 +14,7 @@ import psutil
 import pytest
 from test_runs import PARAMETERS, write_notebook
 
-from weaktr import errors, files
+from weaktr import errors, files, processes
 from weaktr.workbench import kernels, runner
 
 SAY = """import json, multiprocessing, os, sys
@@ -34,6 +34,14 @@ plt.figure(figsize=(1, 1)).subplots()"""
 WAIT = """import os, time
 (stage.folder / 'pids').write_text(f'{os.getpid()} {os.getppid()}')
 time.sleep(100)"""
+ANYWHERE = """import os, tempfile, torch
+from weaktr.processes import spawned
+with spawned(1) as pool:
+    pool.submit(print, "τ, which a process has to be able to write", flush=True).result()
+loader = torch.utils.data.DataLoader(torch.arange(8.0), num_workers=1)
+total = sum(float(batch) for batch in loader)
+print("a figure · – → ï")
+stage.finish([stage.record("τ – sum", total, on="val", size=8)])"""
 FORKED = pytest.mark.skipif(not kernels.FORKS, reason="kernels are not forked on this system")
 
 
@@ -194,3 +202,57 @@ def test_kernels_end_with_the_process_that_runs_them(running):
     process.kill()
     process.wait()
     until(lambda: all(map(gone, pids)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets in folders, and a home that is a system's own")
+def test_a_run_on_a_cluster(tmp_path):
+    """TMPDIR too long for sockets, a home in which nothing can be made, and output that is not UTF-8, all at once."""
+    write_notebook(tmp_path, "01_any", PARAMETERS, ANYWHERE)
+    long = tmp_path / ("scratch_of_a_job" * 6)
+    long.mkdir()
+    code = (
+        "import sys; from functools import partial; from pathlib import Path; from weaktr import __main__\n"
+        "from weaktr.workbench import kernels, runner\n"
+        "kernels.LOADED = kernels.LOADED[:1]\n"
+        f"runner.run = partial(runner.run, notebooks=Path({str(tmp_path)!r})); sys.exit(__main__.main())"
+    )
+    unset = ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_RUNTIME_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"TMPDIR": str(long), "HOME": "/sys", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code, "run", "--run-folder", str(tmp_path / "run"), "--stages", "01"]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=files.ROOT, check=False)
+    output = done.stdout.decode("ascii")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "is too long a path for sockets; they and other temporary files go to" in output
+    assert "a figure - - -> ?" in output
+    assert output.splitlines()[-1].split()[-4:] == ["tau", "-", "sum", "28.00"]
+    assert (tmp_path / "run/results.csv").read_text().splitlines()[-1].endswith("τ – sum,28.00,")
+    assert not list(long.iterdir())
+
+
+def test_a_tmpdir_that_is_too_long_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.tempfile, "tempdir", "/x" * 60)
+    monkeypatch.setattr(processes, "SHORT_FOLDERS", (str(tmp_path / "absent"),))
+    with pytest.raises(errors.UserError, match=r"TMPDIR /x.* is too long .*120 bytes.*absent can be written; set"):
+        processes.shorten_tmpdir()
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (
+            RuntimeError("Kernel died before replying"),
+            "01_any.ipynb could not be executed .*Kernel died.*see what",
+        ),
+        (OSError(28, "No space left on device"), "could not be executed .*the disk is full: make room"),
+    ],
+)
+def test_a_kernel_that_cannot_start_is_told_in_words(tmp_path, monkeypatch, raised, words):
+    def refuse(*arguments, **named):
+        raise raised
+
+    write_notebook(tmp_path, "01_any", PARAMETERS, "stage.finish([])")
+    monkeypatch.setattr(runner, "kernel_manager", refuse)
+    monkeypatch.setattr(runner, "warm_up", lambda: None)
+    with pytest.raises(errors.RunError, match=words):
+        runner.run({}, tmp_path / "run", notebooks=tmp_path)

@@ -1,5 +1,6 @@
 """The runner and the stage folders, on throw-away notebooks that take no time themselves."""
 
+import errno
 import io
 import json
 import os
@@ -12,21 +13,23 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weaktr import files, progress
 from weaktr.__main__ import main
-from weaktr.errors import ParameterError, RunError, UserError
+from weaktr.errors import DataError, ParameterError, RunError, UserError
 from weaktr.workbench import keys, open_stage, presets, runner, text
 from weaktr.workbench.parameters import Parameter, catalogue, check_parameters, declared_parameters
-from weaktr.workbench.stage import Stage, interactive, prepare, remove
+from weaktr.workbench.stage import Stage, hold, interactive, prepare, remove
 
 PARAMETERS = """\
 run_folder: str = "papermill_runs/demo"  # folder of the run
@@ -738,7 +741,98 @@ def test_what_a_killed_process_left_is_swept_when_the_stage_starts_again(tmp_pat
     assert sorted(path.name for path in (folder / "cams").iterdir()) == [".notes.txt", "whole.json"]
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
+    """As some that are mounted by NFS: the presence of a file is the lock there, also after a process was killed."""
+
+    def refuse(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    marker = tmp_path / ".run.soft.lock"
+    with hold(tmp_path, tmp_path / ".run.lock"), hold(tmp_path, tmp_path / ".run.lock"):
+        assert marker.is_file()
+    assert not marker.exists()
+    take = "import sys; from filelock import SoftFileLock; lock = SoftFileLock(sys.argv[1]); lock.acquire(); "
+    other = subprocess.Popen(
+        [sys.executable, "-c", take + "print('held', flush=True); input()", marker], stdin=-1, stdout=-1
+    )
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match=r"another run is at work there; .* delete .*\.run\.soft\.lock"):
+        hold(tmp_path, tmp_path / ".run.lock")
+    other.kill()
+    other.communicate()
+    assert marker.exists()
+    with hold(tmp_path, tmp_path / ".run.lock"):
+        pass
+
+
+def test_what_could_not_be_measured_is_said_and_left_out(tmp_path, capsys):
+    stage = Stage("05_evaluation", tmp_path, {})
+    records = [stage.record("mAP", float("nan"), on="val", size=4), stage.record("mIoU", 50.0, on="val", size=4)]
+    assert json.loads((tmp_path / "records.json").read_text())[1]["value"] == 50, "written at once"
+    stage.finish(records)
+    assert "could not be measured, as the list lacks what it needs: mAP on val (4)" in capsys.readouterr().out
+    assert [record["metric"] for record in files.read_json(tmp_path / "metrics.json", list)] == ["mIoU"]
+    assert not (tmp_path / "records.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        ('RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")', "docker run --shm-size"),
+        ('RuntimeError("unable to allocate shared memory(shm): No space left on device")', "docker run --shm-size"),
+        ('OSError(28, "No space left on device", "cams/a.npz")', "make room"),
+        ('OSError(24, "Too many open files")', "ulimit -n"),
+        ('MemoryError("Unable to allocate 7 TiB")', "lower the batch size"),
+        ('OSError(30, "Read-only file system", "cams/a.npz")', "can be written"),
+    ],
+)
+def test_what_a_library_says_comes_with_what_helps(tmp_path, raised, words, capsys, monkeypatch):
+    """In a notebook's cell as in a command."""
+    error = SimpleNamespace(ename=raised.partition("(")[0], evalue=str(eval(raised)), source="1 / 0", exec_count=3)
+    failure = runner._failure(files.ROOT / "notebooks/01_x.ipynb", tmp_path / "notebook.ipynb", error)
+    assert words in failure and error.evalue in failure
+
+    def fail(*arguments, **named):
+        raise eval(raised)
+
+    monkeypatch.setattr(runner, "run", fail)
+    assert main(["run"]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "--debug shows where" in said and "Traceback" not in said
+
+
+def test_an_error_in_a_loader_is_told_without_its_traceback(tmp_path):
+    """torch gives it as the text of a traceback."""
+    samples = torch.utils.data.DataLoader(Broken(), num_workers=1)
+    with pytest.raises(DataError) as caught:
+        next(iter(samples))
+    assert "Traceback" in str(caught.value)
+    error = SimpleNamespace(ename="DataError", evalue=str(caught.value), source="train()", exec_count=3)
+    failure = runner._failure(files.ROOT / "notebooks/01_x.ipynb", tmp_path / "notebook.ipynb", error)
+    assert failure.startswith("a.jpg is cut off; restore it\n  in ")
+
+
+class Broken(torch.utils.data.Dataset):
+    """A data set with one image, which is damaged."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("a.jpg is cut off; restore it")
+
+
 # --- the command line
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_output_that_is_not_utf_8(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "weaktr", "presets"]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=files.ROOT, check=True)
+    assert "weaktr run --preset" in done.stdout.decode(encoding) and not done.stderr
 
 
 @pytest.mark.parametrize(

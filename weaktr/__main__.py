@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ParameterError, RunError, UserError
+from .errors import ParameterError, RunError, UserError, remedy
 from .files import here, resolve, short, writing
+from .progress import write_plainly
 from .workbench import presets
 from .workbench.parameters import NOTEBOOKS, catalogue
 from .workbench.text import aligned
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for a run that failed, 2 for input that cannot be used.
     """
+    write_plainly()
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         text = str(error)
         if not isinstance(error, UserError | RunError):
-            text = f"{type(error).__name__}: {error}\n  --debug shows where"
+            text = f"{type(error).__name__}: {error}"
+            text = "\n  ".join(filter(None, (text, remedy(text), "--debug shows where")))
         print(f"weaktr: {text}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """What can go wrong, in words that a user can act on; the command line prints these errors without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -34,3 +35,28 @@ def near(name: str, known: Iterable[str]) -> str:
     if not close:
         return ""
     return f", did you mean {' or '.join(close)}?"
+
+
+# What libraries and the system say in words of their own, and what helps.
+REMEDIES = {
+    "Bus error|shared memory|torch_shm": "the processes that load images share memory with the training, and "
+    "there is too little: give more (docker run --shm-size=2g, or a larger /dev/shm), or lower workers and the batch",
+    "No space left on device|Disk quota exceeded": "the disk is full: make room, or choose another "
+    "run_folder; the same command goes on where it stopped",
+    "File too large": "a limit on the size of files is set (ulimit -f); raise it",
+    "CUDA out of memory|CUDA error: out of memory": "lower the batch size or the image size, or free the GPU",
+    "can't allocate memory|Cannot allocate memory|Unable to allocate|MemoryError|std::bad_alloc": "the memory does not "
+    "suffice: lower the batch size, the image size or workers",
+    "Too many open files": "raise the limit on open files (ulimit -n 4096), or lower workers",
+    "File name too long": "a path is too long for this file system or for a socket: set TMPDIR or run_folder to a "
+    "shorter one",
+    "Read-only file system|Permission denied|Operation not permitted": "give a folder that can be written",
+}
+
+
+def remedy(text: str) -> str:
+    """What helps against an error of a library or the system, by its text; "" where that is not known."""
+    for pattern, help_against_it in REMEDIES.items():
+        if re.search(pattern, text):
+            return help_against_it
+    return ""

@@ -1,12 +1,15 @@
 """Where files are, and how they are written: beside their place, then renamed, so that they are complete or absent."""
 
 import contextlib
+import errno
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import AcquireReturnProxy, FileLock, SoftFileLock
 
 from .errors import UserError
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 ROOT = Path(__file__).resolve().parents[1]
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # of file systems without them: some NFS
 
 
 # ── Paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,18 +122,66 @@ def write_table(frame: "pd.DataFrame", path: str | Path, index: bool = False) ->
         frame.to_csv(aside, index=index)
 
 
-# ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def read_json(path: Path) -> Any:
-    """The value in a JSON file of a stage's folder; an empty dict where there is no such file.
+def lock(file: Path, timeout: float = -1) -> AcquireReturnProxy:
+    """Lock a file for this process, in which the lock is re-entrant; a process that is killed holds no lock.
 
-    Raises:
-        UserError: The file is not JSON. As all of them are written by `write_json`, no killed process left it so.
+    Where the file system has no locks, the presence of a file <name>.soft.lock is one. That of a process killed on
+    another machine has to be deleted by hand.
+
+    Args:
+        file: Made where there is none, in a folder that exists.
+        timeout: In seconds, after which filelock.Timeout is raised; negative: none.
+
+    Returns:
+        The lock, a context manager.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return FileLock(file, is_singleton=True, fallback_to_soft=False).acquire(timeout=timeout)
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+    return SoftFileLock(file.with_suffix(".soft.lock"), is_singleton=True).acquire(timeout=timeout)
+
+
+# ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+class Entries(dict[str, Any]):
+    """A JSON object of a file: an entry that it lacks is a UserError that names the file."""
+
+    def __init__(self, entries: dict[str, Any], path: Path) -> None:
+        super().__init__(entries)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise _damaged(self.path, f"it lacks {name!r}")
+
+    def __reduce__(self) -> Any:  # what leaves the process is a dict
+        return dict, (dict(self),)
+
+
+def read_json(path: Path, kind: type[dict] | type[list] = dict) -> Any:
+    """The value in a JSON file of a stage's folder; an empty one where there is no such file.
+
+    Args:
+        path: of the file.
+        kind: list for metrics.json, dict for the others.
+
+    Raises:
+        UserError: The file is not JSON, or holds something else; later, where an entry is asked for that it lacks. As
+            all of them are written by `write_json`, no killed process left it so.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_hook=lambda entries: Entries(entries, path))
     except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it, or delete the folder {path.parent} and run its stage again"
-        ) from error
+        return kind()
+    except (ValueError, RecursionError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(value, kind) or (kind is list and not all(isinstance(one, dict) for one in value)):
+        raise _damaged(path, f"it holds another thing than {'a list of records' if kind is list else 'an object'}")
+    return value
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path} is damaged ({why}); restore it, or delete the folder {path.parent} and run its stage again"
+    )

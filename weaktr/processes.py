@@ -1,6 +1,7 @@
 """Worker processes, spawned because libraries with threads are not fork-safe, and ended with their parent."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
@@ -8,6 +9,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
+from .errors import UserError
 from .progress import Progress
 
 WORTH_A_PROCESS = 200  # images: reading them takes about as long as starting another process
@@ -21,6 +23,11 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
 
+# Processes talk through sockets in the folder of temporary files. The path of a socket has at most 103 bytes on macOS,
+# 107 on Linux, and multiprocessing's own part of it is "/pymp-xxxxxxxx/listener-xxxxxxxx".
+LONGEST_TMPDIR = 103 - 32
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -30,6 +37,29 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def shorten_tmpdir() -> None:
+    """Where the folder of temporary files is too deep for sockets, as on clusters: another one from now on.
+
+    It is that of this process and of those that it starts. A line says so.
+
+    Raises:
+        UserError: No other folder can be written.
+    """
+    given = tempfile.gettempdir()
+    if os.name != "posix" or len(os.fsencode(given)) <= LONGEST_TMPDIR:
+        return
+    for folder in SHORT_FOLDERS:
+        if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+            os.environ["TMPDIR"] = folder
+            tempfile.tempdir = None  # asks for TMPDIR again
+            print(f"TMPDIR {given} is too long a path for sockets; they and other temporary files go to {folder}")
+            return
+    raise UserError(
+        f"TMPDIR {given} is too long for the path of a socket ({len(os.fsencode(given))} bytes, at most "
+        f"{LONGEST_TMPDIR}), and none of {', '.join(SHORT_FOLDERS)} can be written; set TMPDIR to a shorter one"
+    )
 
 
 def spawned(workers: int, initializer: Callable[..., object] | None = None, *arguments: Any) -> ProcessPoolExecutor:
@@ -42,6 +72,7 @@ def spawned(workers: int, initializer: Callable[..., object] | None = None, *arg
         initializer: called first in every process, with `arguments`.
         *arguments: of the initializer, picklable as it is.
     """
+    shorten_tmpdir()
     for name, value in KEEP_FREED_MEMORY.items():
         os.environ.setdefault(name, value)  # of no effect on this process: its workers inherit it
     return ProcessPoolExecutor(max(1, workers), get_context("spawn"), _begin, (initializer, arguments))

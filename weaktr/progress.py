@@ -1,8 +1,31 @@
 """How far a stage is, for the person at the terminal."""
 
+import codecs
+import io
+import sys
 import time
 
 PROGRESS_SECONDS = 30.0  # between two lines of progress
+
+PLAIN = {"·": "-", "–": "-", "…": "...", "→": "->", "×": "x", "±": "+-", "τ": "tau", "²": "2", "‘": "'", "’": "'"}
+
+
+def write_plainly() -> None:
+    """From now on a letter that the encoding of the terminal, or of the file written to, lacks is no error.
+
+    It is written by plain letters: the output need not be UTF-8 (PYTHONIOENCODING, a locale, Windows).
+    """
+    codecs.register_error("plainly", _plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plainly")
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """What stands in the place of letters that cannot be written, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DataError
@@ -19,6 +19,7 @@ VOID = 255  # in masks: pixels without a class, which count for nothing
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "F")  # modes that PIL cuts off at 255, instead of scaling them, for RGB
 WHITE = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 32)))  # of cameras and programs; 1 of fractions
 NOTE = "weaktr"  # keyword of the text chunk in a PNG that says how a mask was made
+PIXELS_A_BYTE = 10_000  # that a file can hold at most: a PNG of one bit and one colour has 8,250
 TURNED = 5  # EXIF orientations from here on exchange height and width
 EXIF_OF_PNG = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # by which PIL spreads the values of two and four bits over 0…255
@@ -34,8 +35,20 @@ def _errors_that_name(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path} does not exist{there}; check the path, or data_root and the list that names it"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # PIL's readers raise many kinds about damaged files
         raise DataError(f"{path} cannot be read as an image ({error}); restore it, or take it off its list") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image of a file, of which the head is read.
+
+    Raises:
+        OSError: Its head promises more pixels than such a file can hold, which would only take memory.
+    """
+    image = Image.open(path)
+    if image.width * image.height > PIXELS_A_BYTE * path.stat().st_size:
+        raise OSError(f"{image.width}×{image.height} pixels cannot be in {path.stat().st_size} bytes")
+    return image
 
 
 class Picture(NamedTuple):
@@ -65,7 +78,7 @@ def read_picture(path: Path | str, white: Callable[[], int] | None = None) -> Pi
     """What `read_image` gives, and how it was stored."""
     image: Image.Image
     with _errors_that_name(Path(path)):
-        image = Image.open(path)
+        image = _opened(Path(path))
         stored = _stored(image)
         image.load()
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
@@ -91,22 +104,22 @@ def largest_value(path: Path | str) -> float:
     Raises:
         DataError: The file is missing or unreadable.
     """
-    with _errors_that_name(Path(path)), Image.open(path) as image:
+    with _errors_that_name(Path(path)), _opened(Path(path)) as image:
         return float(np.asarray(image, np.float64).max()) if image.mode in SIXTEEN_BIT else 0
 
 
 def is_deep(path: Path) -> bool:
     """Whether a file is a picture of more than eight bits, by its head; a broken one is not."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return image.mode in SIXTEEN_BIT
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):  # it is named where it is read
+    except Exception:  # it is named where it is read
         return False
 
 
 def colours_of(path: Path | str, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
     """The colours of some values in the palette of an image file; none of those that it lacks."""
-    with _errors_that_name(Path(path)), Image.open(path) as image:
+    with _errors_that_name(Path(path)), _opened(Path(path)) as image:
         mode, flat = image.palette.getdata() if image.mode == "P" and image.palette else ("", b"")
     if mode != "RGB":
         return {}
@@ -119,7 +132,7 @@ def turned_on_its_side(path: Path | str) -> bool:
     Raises:
         DataError: The file is missing or unreadable.
     """
-    with _errors_that_name(Path(path)), Image.open(path) as image:
+    with _errors_that_name(Path(path)), _opened(Path(path)) as image:
         return _orientation(image) >= TURNED
 
 
@@ -144,7 +157,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         DataError: The file is missing or unreadable.
     """
     path = Path(path)
-    with _errors_that_name(path), Image.open(path) as image:
+    with _errors_that_name(path), _opened(path) as image:
         width, height = image.size
         turned = _orientation(image) >= TURNED
         return (width, height) if turned else (height, width)
@@ -173,7 +186,7 @@ def read_label_png(path: Path | str, num_classes: int | None = None) -> NDArray[
 
 def _stored_values(path: Path) -> NDArray[np.integer[Any]]:
     """The values (H,W) that a palette or grey PNG stores; DataError for another image."""
-    with _errors_that_name(path), Image.open(path) as image:
+    with _errors_that_name(path), _opened(Path(path)) as image:
         step = GREY_STEPS.get(_stored(image), 1)
         image.load()
         mask = np.array(image)
@@ -228,7 +241,7 @@ def read_note(path: Path | str) -> dict[str, Any]:
         DataError: The file is missing or unreadable.
     """
     path = Path(path)
-    with _errors_that_name(path), Image.open(path) as image:
+    with _errors_that_name(path), _opened(Path(path)) as image:
         note = json.loads(image.info.get(NOTE, "{}"))
         return note if isinstance(note, dict) else {}
 

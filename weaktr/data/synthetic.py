@@ -22,11 +22,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError
+from ..files import lock as locked
 from ..processes import spawned
 from .drawing import (
     BACKGROUNDS,
@@ -311,7 +311,7 @@ def _draw_once(root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     lock = root.with_name(f".{root.name}.lock")
     try:
-        with FileLock(lock):
+        with locked(lock):
             if not _is_current(root):  # another process may have drawn it in the meantime
                 print(f"drawing the synthetic data set into {root} (once, some 20 s on two cores)", flush=True)
                 write_dataset(root)

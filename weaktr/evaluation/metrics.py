@@ -77,9 +77,14 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     return iou_of_counts(pixel_counts(confusion))
 
 
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN where all are, without a warning."""
+    return np.nan if np.isnan(values).all() else float(np.nanmean(values))
+
+
 def mean_iou(confusion: np.ndarray) -> float:
     """Mean of `iou` over the classes present in truth or prediction, background included, in percent."""
-    return 100 * float(np.nanmean(iou(confusion)))
+    return 100 * mean_of_known(iou(confusion))
 
 
 # ── Seeds ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,9 +13,26 @@ from ..data.dataset import Dataset
 from ..data.images import VOID
 from ..files import atomic
 from ..processes import in_shares
-from .metrics import Cams, confusion_matrix, curve_table, iou, iou_of_counts, mean_iou, pixel_counts, threshold_counts
+from .metrics import (
+    Cams,
+    confusion_matrix,
+    curve_table,
+    iou,
+    iou_of_counts,
+    mean_iou,
+    mean_of_known,
+    pixel_counts,
+    threshold_counts,
+)
 
 FEW = 20  # pixels, of which a share says nothing
+
+
+def measurable(dataset: Dataset, ids: Sequence[str]) -> bool:
+    """Whether masks or CAMs of a list can be measured: the truth of an image at least has a pixel that is not void."""
+    if not dataset.has_masks:
+        return False
+    return any(dataset.mask_path(i).is_file() and (dataset.mask(i) != VOID).any() for i in ids)
 
 
 # ── Masks ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -33,8 +50,8 @@ class ListScore:
         return mean_iou(self.confusion)
 
     def per_image(self) -> pd.Series:
-        """Each image's own mIoU in percent, by id; their mean is not the list's."""
-        own = 100 * np.nanmean(iou_of_counts(self.counts), 1)
+        """Each image's own mIoU in percent, by id, NaN where all is void; their mean is not the list's."""
+        own = [100 * mean_of_known(ious) for ious in iou_of_counts(self.counts)]
         return pd.Series(own, index=pd.Index(self.ids, name="image"))
 
     def per_class(self, names: Sequence[str]) -> pd.Series:
@@ -94,7 +111,7 @@ def object_table(dataset: Dataset, score: ListScore) -> pd.DataFrame:
         for c in present.tolist():
             size = 100 * truth[c] / truth.sum()
             rows.append({"image": image_id, "class": dataset.classes[c - 1], "size": size, "iou": ious[c]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["image", "class", "size", "iou"])
 
 
 class Extremes(NamedTuple):
@@ -106,8 +123,8 @@ class Extremes(NamedTuple):
 
 
 def extremes(series: pd.Series, n: int) -> Extremes:
-    """The `n` best, middle and worst images by a number that is better when larger; series: by id."""
-    order = list(series.sort_values(ascending=False).index)
+    """The `n` best, middle and worst images by a number that is better when larger; series: by id, NaN left out."""
+    order = list(series.dropna().sort_values(ascending=False).index)
     middle = len(order) // 2
     return Extremes(best=order[:n], middle=order[middle : middle + n], worst=order[-n:])
 

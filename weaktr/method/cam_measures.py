@@ -16,7 +16,7 @@ from .. import ranks
 from ..data.dataset import Dataset
 from ..data.transforms import normalise
 from ..device import set_precision
-from ..evaluation.metrics import curve_table, threshold_counts
+from ..evaluation.metrics import curve_table, mean_of_known, threshold_counts
 from ..models.cam import CamModel
 from .cam_generation import generate_cams
 
@@ -51,12 +51,12 @@ class EpochMeasures:
         """Measure.
 
         Returns:
-            map_val (%), the mean of `average_precision`; `head_weight_measures`; class_attention_correlation, the mean
-            over the images; oracle_miou (%) where there is an oracle_list.
+            map_val (%), the mean of `average_precision`, NaN for a list without a class; `head_weight_measures`;
+            class_attention_correlation, the mean over the images; oracle_miou (%) where there is an oracle_list.
         """
         list_name = monitored(self.dataset, self.val_list)
         seen = validate(model, self.dataset, list_name, self.precision, self.workers)
-        found = {"map_val": 100 * float(np.nanmean(average_precision(seen.scores, seen.labels)))}
+        found = {"map_val": 100 * mean_of_known(average_precision(seen.scores, seen.labels))}
         found |= head_weight_measures(seen.head_weights)
         found["class_attention_correlation"] = float(seen.class_correlations.mean())
         if self.oracle_list:

@@ -1,6 +1,8 @@
 """What both training loops need: the state of an unfinished training, kept after every epoch and read by a restart."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .. import ranks
-from ..errors import ParameterError, RunError
+from ..errors import ParameterError, RunError, UserError
 from ..files import atomic
 
 History = list[dict[str, Any]]  # rows of a history, by column
@@ -35,21 +37,40 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     After a finished training only model.safetensors and history.csv remain: running its notebook again by hand loads
     them and trains nothing.
 
+    No code of the files runs.
+
     Returns:
         The history so far, [] for a fresh start.
+
+    Raises:
+        UserError: For a file that is damaged or another network's.
     """
     unfinished = Path(folder) / "resume.pt"
     finished = Path(folder) / "model.safetensors"
     if unfinished.is_file():
-        state = torch.load(unfinished, map_location=next(model.parameters()).device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        print(f"going on after {len(state['history'])} finished steps of {unfinished}", flush=True)
-        return state["history"]
+        with _errors_that_name(unfinished, "delete it: the training begins anew"):
+            state = torch.load(unfinished, map_location=next(model.parameters()).device, weights_only=True)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            history = [dict(row) for row in state["history"]]
+        print(f"going on after {len(history)} finished steps of {unfinished}", flush=True)
+        return history
     if finished.is_file():
-        model.load_state_dict(load_file(finished))
-        return pd.read_csv(Path(folder) / "history.csv").to_dict("records")
+        with _errors_that_name(finished, "delete it and history.csv beside it: the training is done again"):
+            model.load_state_dict(load_file(finished))
+            return pd.read_csv(Path(folder) / "history.csv").to_dict("records")
     return []
+
+
+@contextlib.contextmanager
+def _errors_that_name(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever is raised about a file of a training becomes a UserError: readers raise many kinds about damage."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or another network's: {remedy}"
+        ) from error
 
 
 def check_batch(images: int, batch_size: int, processes: int = 1) -> None:

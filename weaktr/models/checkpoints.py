@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -74,21 +74,31 @@ def load_model(path: str | Path, **expected: Any) -> CamModel | Segmenter:
             f"checkpoint {path} does not exist; run the stage that trains it, with --force if it is finished"
         )
     header, state = _read(path)
-    config = dict(header["config"])
+    config = header["config"]
     for name, value in expected.items():
         if config.get(name) != value:
             raise UserError(
                 f"checkpoint {path} has {name} {config.get(name)!r}, but {value!r} is needed; choose another "
                 "one, or run the stage that trains it again with this data set"
             )
-    build = BUILDERS[config.pop("step")]
-    model = build(**config, pretrained=False)
-    model.load_state_dict(state)
-    model.mean = tuple(header["mean"])
-    model.std = tuple(header["std"])
-    model.details = header["details"]
+    try:
+        build = BUILDERS[config.pop("step")]
+        model = build(**config, pretrained=False)
+        model.load_state_dict(state)
+        model.mean = tuple(header["mean"])
+        model.std = tuple(header["std"])
+        model.details = header["details"]
+    except Exception as error:  # what it says of itself fits neither a network nor its tensors
+        raise _damaged(path, error) from error
     model.eval()
     return model
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); it is truncated, damaged, or not one of "
+        "weaktr's: delete it and the metrics.json beside it, and run the stage that trains it again"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], State]:
@@ -99,15 +109,16 @@ def _read(path: Path) -> tuple[dict[str, Any], State]:
             header = json.loads((file.metadata() or {}).get("weaktr", "null"))
             for name in file.keys():  # noqa: SIM118 (the file cannot be iterated over)
                 state[name] = file.get_tensor(name)
-    except SafetensorError as error:
-        raise UserError(
-            f"checkpoint {path} cannot be read ({error}); it is truncated or not a safetensors file"
-        ) from error
+        written = header and header["format"]
+        if written == FORMAT:
+            header["config"] = dict(header["config"])
+    except Exception as error:  # of the file, its header, and what that says
+        raise _damaged(path, error) from error
     if header is None:
         raise UserError(f"checkpoint {path} was not written by weaktr; `weaktr import` reads released ones")
-    if header["format"] != FORMAT:
+    if written != FORMAT:
         raise UserError(
-            f"checkpoint {path} has format {header['format']}, and this version of weaktr reads {FORMAT}; run the "
+            f"checkpoint {path} has format {written}, and this version of weaktr reads {FORMAT}; run the "
             "stage that trains it again, or use the version that wrote it"
         )
     return header, state

@@ -9,7 +9,6 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -126,7 +125,7 @@ def read_tensors(path: Path) -> State:
             f"checkpoint {path} is damaged, holds code beside its weights, or is not a checkpoint; give a safetensors "
             f"or .pth file{f' that does without {asked[1]}' if asked else ''}"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+    except Exception as error:  # the readers of zip files, pickles and tensors raise many kinds about damaged ones
         raise UserError(f"checkpoint {path} cannot be read ({error}); it is damaged, or not a checkpoint") from error
     tensors = dict(_tensors(content))
     if not tensors:

@@ -74,9 +74,10 @@ def per_class_bars(values: pd.Series, title: str, xlabel: str) -> Figure:
     figure = Figure(figsize=(COLUMN, 0.19 * len(values) + 1.0))
     ax = figure.subplots()
     bars(ax, list(map(str, values.index)), values.to_numpy(float), text, SKY)
-    ax.axvline(values.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}")
     ax.set(title=title, xlabel=xlabel, xlim=(0, None))
-    figure.legend(loc="outside lower center")
+    if values.notna().any():
+        ax.axvline(values.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {text(values.mean())}")
+        figure.legend(loc="outside lower center")
     return figure
 
 

@@ -173,7 +173,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """The entries of a TOML file. Raises ParameterError where it cannot be read."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
 
 

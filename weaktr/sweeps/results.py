@@ -42,7 +42,7 @@ def _result(run: SweepRun, measure: Measure) -> dict[str, Any]:
     """The row of a finished run and a measure."""
     stage = run.place.path / measure["stage"]
     wanted = {name: value for name, value in measure.items() if name not in ("label", "stage")}
-    fitting = [record for record in read_json(stage / "metrics.json") if wanted.items() <= record.items()]
+    fitting = [record for record in read_json(stage / "metrics.json", list) if wanted.items() <= record.items()]
     if len(fitting) != 1:
         raise RunError(f"{stage}/metrics.json has {len(fitting)} records that fit {wanted}; one is needed")
     manifest = read_json(stage / "manifest.json")

@@ -204,7 +204,7 @@ def _comparable(stage: Path) -> list[dict[str, Any]]:
     # CAM labels are the same whichever backbone step 2 has.
     row = preset if stage.name == "05_evaluation" else f"{preset.split('_')[0]}_cam"
     found = []
-    for record in read_json(stage / "metrics.json"):
+    for record in read_json(stage / "metrics.json", list):
         if published(preset, record):
             found.append({"row": row, "list": record["list"], "key": manifest["key"], "value": record["value"]})
     return found

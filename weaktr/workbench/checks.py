@@ -411,10 +411,8 @@ def _check_labels(labelled: Collection[str], lists: Mapping[str, Sequence[str]],
 
     labelled: the images that show one. lists: {name: ids}.
     """
-    needing = ["train_list"]
-    if values.get("cam_checkpoint") == "map":
-        needing.append("val_list")
-    for name in needing:
+    by = {"map": "val_list", "oracle_miou": "eval_list"}.get(values.get("cam_checkpoint", ""), "train_list")
+    for name in dict.fromkeys(("train_list", by)):
         if name in values and not any(image_id in labelled for image_id in lists[values[name]]):
             raise DataError(
                 f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"

@@ -28,7 +28,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from ..errors import RunError
-from ..processes import KEEP_FREED_MEMORY
+from ..processes import KEEP_FREED_MEMORY, shorten_tmpdir
 from .stage import RUNNER
 
 # Not the inline backend, which wants a shell. Each kernel would load the debugger, which nobody uses: 0.14 of 0.31 s.
@@ -40,6 +40,8 @@ ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
     "GOMP_SPINCOUNT": "100000",
+    # What a kernel and its processes print reaches us in UTF-8, whatever the terminal's encoding.
+    "PYTHONIOENCODING": "utf-8",
     # The debugger warns of frozen modules, in which it finds no breakpoints.
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
@@ -50,14 +52,17 @@ def kernel_manager(notebooks: Path, sockets: str) -> type[AsyncKernelManager]:
 
     Args:
         notebooks: The folder from which kernels learn their notebook's parameters.
-        sockets: An empty folder for the kernels' sockets.
+        sockets: An empty folder for the kernels' sockets, addresses and IPython's own files: the home may be read-only,
+            and what a person has set for IPython there changes no run.
     """
 
     class RunKernelManager(AsyncKernelManager):
         # Only a kernel's critical log: what a cell raises is reported once, by us.
         kernel_spec = KernelSpec(
-            **get_kernel_dict(["--log-level=50"]) | {"env": ENVIRONMENT | {RUNNER: str(notebooks)}}
+            **get_kernel_dict(["--log-level=50"])
+            | {"env": ENVIRONMENT | {RUNNER: str(notebooks), "IPYTHONDIR": f"{sockets}/ipython"}}
         )
+        connection_file = f"{sockets}/kernel.json"
         if os.name == "posix":  # sockets in a folder: a free port could be taken by a kernel of another run
             transport = "ipc"
             ip = f"{sockets}/kernel"
@@ -123,6 +128,7 @@ def warm_up() -> None:
     OpenMP and malloc read their variables when a process starts: the environment of now counts for all kernels. A run
     that is refused meanwhile leaves the process behind for the seconds that it still loads.
     """
+    shorten_tmpdir()
     if not FORKS:
         return
     resource_tracker.ensure_running()  # by itself, as it ends with letting Ctrl-C through

@@ -79,7 +79,7 @@ def earlier_records(stage: Stage) -> list[dict[str, Any]]:
     """The records of what step 2 learned from, for notebook 05: of CAM (seed) and CAM label, or of a given label."""
     given = stage.parameters["label_folder"] or stage.parameters["trained_segmenter"]
     source = stage.input("04_online_retraining" if given else LABELS)
-    records = read_json(source / "metrics.json")
+    records = read_json(source / "metrics.json", list)
     return [record for record in records if record["metric"].startswith("mIoU of ")]
 
 

@@ -92,7 +92,13 @@ def report(run_folder: str | Path) -> Path:
         links.append(f'<a href="#{stage.name}">{stage.name}</a>')
         notebook = stage / "notebook.ipynb"
         if notebook.is_file():
-            body, _ = exporter.from_filename(str(notebook))
+            try:
+                body, _ = exporter.from_filename(str(notebook))
+            except Exception as error:  # nbformat, nbconvert and their templates raise many kinds
+                raise UserError(
+                    f"{notebook} is damaged ({type(error).__name__}: {error}); delete it, and run its stage again with "
+                    "--force where its pictures are needed"
+                ) from error
             sections.append(f'<section id="{stage.name}">{body}</section>')
     folder = stages[0].parent
     page = PAGE.format(
@@ -109,7 +115,7 @@ def report(run_folder: str | Path) -> Path:
 
 def _results_as_html(stages: Iterable[Path]) -> str:
     """The table of a run's own results: those of 06 are other runs'."""
-    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json")]
+    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json", list)]
     head, *rows = results_rows(records)
     with pd.option_context("display.max_colwidth", None):
         return pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
@@ -142,7 +148,7 @@ def _values_by_name(stages: Iterable[Path]) -> dict[str, float]:
     """What the stages of a run measured, under names that are alike in other runs."""
     values = {}
     for stage in stages:
-        for record in read_json(stage / "metrics.json"):
+        for record in read_json(stage / "metrics.json", list):
             name = f"{stage.name[:2]} {record['metric']}, {record['list']} ({record['list_size']})"
             if record["crf"]:
                 name += ", CRF"
@@ -191,7 +197,7 @@ def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
             with atomic(target / name) as aside:
                 shutil.copyfile(path, aside)
             rows.append({"file": name, **source})
-    sources = _with_earlier(pd.DataFrame(rows), target)
+    sources = _with_earlier(pd.DataFrame(rows, columns=["file", "run", "stage", "key", "commit", "seed"]), target)
     write_table(sources, target / "sources.csv")
     return sources
 
@@ -214,7 +220,12 @@ def _with_earlier(sources: pd.DataFrame, target: Path) -> pd.DataFrame:
     """
     if not (target / "sources.csv").is_file():
         return sources
-    before = pd.read_csv(target / "sources.csv")
-    still_there = before["file"].map(lambda name: (target / name).is_file())
-    same_stage = before["key"].isin(sources["key"])
+    try:
+        before = pd.read_csv(target / "sources.csv")
+        still_there = before["file"].map(lambda name: (target / name).is_file())
+        same_stage = before["key"].isin(sources["key"])
+    except Exception as error:  # pandas raises many kinds about damaged tables
+        raise UserError(
+            f"{target / 'sources.csv'} is damaged ({type(error).__name__}: {error}); restore or delete it"
+        ) from error
     return pd.concat([sources, before[still_there & same_stage]]).drop_duplicates("file").sort_values("file")

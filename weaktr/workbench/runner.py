@@ -7,6 +7,7 @@ Parameters and data are checked before the first kernel starts. A finished stage
 import contextlib
 import csv
 import logging
+import re
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import ParameterError, RunError, UserError, near
+from ..errors import ParameterError, RunError, UserError, near, remedy
 from ..files import ROOT, atomic, read_json, resolve, short
 from ..progress import clock
 from .given import refuse_contradictions, stages_of_run, steps_to_train
@@ -126,10 +127,10 @@ def run(
         for record in records:
             record["published"] = published(preset, record)
     rows = results_rows(records)
-    print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
     if executed:
         with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
+    print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
 
 
 def select(stages: Sequence[str] | None, declared: Declared) -> list[str]:
@@ -216,7 +217,7 @@ def _current_records(this: RunFolder) -> list[dict[str, Any]]:
     """The metrics records of all stages that are up to date, as are those before them."""
     made = {stage for stage in this.stages if this.up_to_date(stage)}
     current = [stage for stage in this.stages if made.issuperset([stage, *this.inputs(stage)])]
-    return [record for stage in current for record in read_json(this.path / stage / "metrics.json")]
+    return [record for stage in current for record in read_json(this.path / stage / "metrics.json", list)]
 
 
 def import_papermill() -> ModuleType:
@@ -266,17 +267,30 @@ def _execute(notebook: Path, folder: Path, parameters: Values) -> None:
     except KeyboardInterrupt as error:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it would print how tasks left behind found no kernel
         raise RunError(f"{folder.name} interrupted; the same command continues there") from error
+    except RunError:
+        raise
+    except Exception as error:  # a kernel that does not start, a socket, a disk: libraries raise many kinds
+        what = f"{type(error).__name__}: {error}"
+        help_against_it = remedy(what) or "see what stands above it, or --debug; the same command tries again"
+        raise RunError(f"{short(notebook)} could not be executed ({what}); {help_against_it}") from error
     if not (folder / "metrics.json").exists():
         raise RunError(f"{short(notebook)} ended without stage.finish(records), so it has no results")
 
 
+LOADER = re.compile(r"Caught (\w+) in DataLoader worker process \d+\.\n.*^[\w.]*\1: (.*)", re.DOTALL | re.MULTILINE)
+
+
 def _failure(notebook: Path, executed: Path, error: Any) -> str:
-    """One message for a failing cell: where, what, and the notebook to open."""
+    """One message for a failing cell: where, what, what helps, and the notebook to open."""
     code = [line.strip() for line in error.source.splitlines()]
     code = [line for line in code if line and not line.startswith("#")]
     first_line = code[0] if code else ""
     own = {UserError.__name__, *(kind.__name__ for kind in UserError.__subclasses__())}
-    what = error.evalue if error.ename in own else f"{error.ename}: {error.evalue}"
+    raised = LOADER.match(error.evalue)  # an error of a loader's process comes as the text of its traceback
+    text = raised[2].strip() if raised else error.evalue
+    what = text if error.ename in own else f"{error.ename}: {text}"
+    if error.ename not in own and (help_against_it := remedy(what)):
+        what = f"{what}\n  {help_against_it}"
     return (
         f"{what}\n  in {short(notebook)}, cell [{error.exec_count}] {first_line!r}\n"
         f"  executed so far: {short(executed)}"

@@ -9,6 +9,7 @@ Files of a stage are replaced, never rewritten in place: runs of a sweep that sh
 links, and what is written into one of them would change them all.
 """
 
+import math
 import os
 import shutil
 import time
@@ -17,10 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import AcquireReturnProxy, Timeout
 
 from ..errors import ParameterError, UserError
-from ..files import atomic, read_json, remove_leftovers, resolve, write_json, write_table
+from ..files import atomic, lock, read_json, remove_leftovers, resolve, write_json, write_table
+from ..processes import shorten_tmpdir
 from ..progress import Progress
 from .given import GIVEN, refuse_contradictions, stages_of_run
 from .keys import WITHOUT_KEY, code_digest, data_fingerprint, data_source, finished_key, stage_key
@@ -58,9 +60,13 @@ def hold(folder: Path, file: Path) -> AcquireReturnProxy:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(file, is_singleton=True).acquire(timeout=0)
+        return lock(file, timeout=0)
     except Timeout as error:
-        raise UserError(f"{folder}: another run is at work there; wait for it, or choose another run_folder") from error
+        left = error.lock_file if error.lock_file.endswith(".soft.lock") else ""
+        killed = f"; after one that was killed on another machine, delete {left}" if left else ""
+        raise UserError(
+            f"{folder}: another run is at work there; wait for it, or choose another run_folder{killed}"
+        ) from error
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -86,7 +92,7 @@ def prepare(folder: Path, key: str, facts: Mapping[str, Any], clear: bool = Fals
     Raises:
         UserError: for a folder with files that no run made, and as `hold` does.
     """
-    lock = hold(folder, folder.with_name(f".{folder.name}.lock"))
+    held = hold(folder, folder.with_name(f".{folder.name}.lock"))
     try:
         before = read_json(folder / "manifest.json")
         if folder.exists() and any(folder.iterdir()):
@@ -101,7 +107,7 @@ def prepare(folder: Path, key: str, facts: Mapping[str, Any], clear: bool = Fals
         write_json(folder / "manifest.json", made | dict(facts) | before)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return lock
+    return held
 
 
 def worth_keeping(folder: Path, key: str) -> str:
@@ -153,8 +159,9 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> "Stage":
     declared = declared_parameters(_notebooks() / f"{name}.ipynb")
     values = _declared_values(name, declared, namespace)
     folder = resolve(values["run_folder"]) / name
-    lock = _prepare_by_hand(folder, values) if interactive() else None
-    return Stage(name, folder, values, lock)
+    shorten_tmpdir()
+    held = _prepare_by_hand(folder, values) if interactive() else None
+    return Stage(name, folder, values, held)
 
 
 def _declared_values(stage: str, declared: Mapping[str, Parameter], namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,6 +214,7 @@ class Stage:
         self._lock = lock
         self._device: torch.device | None = None  # once the notebook asked for one
         self._start = time.monotonic()
+        self._records: list[dict[str, Any]] = []
         self._manifest = read_json(folder / "manifest.json")
         self.figures.mkdir(parents=True, exist_ok=True)
         if finished_key(folder) is None:
@@ -285,13 +293,13 @@ class Stage:
         import matplotlib.pyplot as plt
         from IPython.display import Image, display
 
+        if table is not None:  # the numbers first: they are there whatever becomes of the picture
+            write_table(table, self.figures / f"{name}.csv", index=table.index.name is not None)
         for suffix, facts in (("png", None), ("pdf", {"CreationDate": None})):
             with atomic(self.figures / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=150, metadata=facts)
             figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
-        if table is not None:
-            write_table(table, self.figures / f"{name}.csv", index=table.index.name is not None)
         if shown:
             display(Image(data=(self.figures / f"{name}.png").read_bytes()))
 
@@ -321,6 +329,8 @@ class Stage:
         counts: str = "",
     ) -> dict[str, Any]:
         """One number for `finish`, with all that it depends on.
+
+        It is written to records.json at once, where it is found if what is drawn of it fails.
 
         Args:
             metric: what was measured, "mIoU of mask".
@@ -360,12 +370,15 @@ class Stage:
             record["mirrored"] = bool(mirrored)
         if counts:
             record["counts"] = counts
+        self._records.append(record)
+        write_json(self.folder / "records.json", self._records)
         return record
 
     def finish(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write metrics.json, which marks the stage finished, complete the manifest and print the results.
 
-        The manifest of a stage that was finished before stays: it says what made its files, and none was recomputed.
+        What could not be measured, as its value says that is no finite number, is printed and left out. The manifest of
+        a stage that was finished before stays: it says what made its files, and none was recomputed.
 
         Args:
             records: as from `record`, or dicts with list, list_size, metric and value, and where they apply threshold,
@@ -379,15 +392,17 @@ class Stage:
             missing = sorted(set(REQUIRED) - record.keys())
             if missing:
                 raise ValueError(f"metrics record {record} lacks {', '.join(missing)}")
+        measured = [record for record in records if math.isfinite(record["value"])]
         if finished_key(self.folder) is None:
             self._end_manifest()
         self._write()
-        write_json(self.folder / "metrics.json", records)
+        write_json(self.folder / "metrics.json", measured)
+        (self.folder / "records.json").unlink(missing_ok=True)
         for state in self.folder.rglob("resume.pt"):  # only an unfinished training needs it
             state.unlink()
         if self._lock:
             self._lock.lock.release(force=True)
-        _print_results(records)
+        _print_results(measured, [record for record in records if record not in measured])
 
     def _end_manifest(self) -> None:
         seconds = self._manifest.get("seconds", 0)  # of earlier passes under the same key
@@ -395,10 +410,13 @@ class Stage:
         self._manifest |= usage(self._device) | {"end": now(), "seconds": round(seconds, 1)}
 
 
-def _print_results(records: Sequence[Mapping[str, Any]]) -> None:
-    """The records as a table, without the stage, which is known; a long one is only counted."""
+def _print_results(records: Sequence[Mapping[str, Any]], unknown: Sequence[Mapping[str, Any]]) -> None:
+    """The records as a table, without the stage, which is known; a long one is only counted. Then what is not known."""
+    if unknown:
+        named = dict.fromkeys(f"{record['metric']} on {record['list']} ({record['list_size']})" for record in unknown)
+        print(f"could not be measured, as the list lacks what it needs: {', '.join(named)}")
     if not records:
-        text = "nothing was measured"
+        text = "nothing else was measured" if unknown else "nothing was measured"
     elif len(records) > MOST_ROWS:
         text = f"{len(records)} records in metrics.json"
     else:
