@@ -535,7 +535,11 @@ def test_a_network_of_real_photographs_is_given_another_fusion(shared, tmp_path)
     view = {"mean": model.mean, "std": model.std, "augmentation": "", "min_crop": 0.4}
     samples = CamSamples(dataset, "train:16", 96, **view, seed=1)
     options = CamTrainingOptions(epochs=2, batch_size=8, lr=0.05, warmup=0, workers=1)
-    quiet = {"measure": lambda model: {}, "folder": tmp_path, "progress": lambda total, **_: Progress("", total)}
+    quiet = {
+        "measure": lambda model: {},
+        "folder": tmp_path,
+        "progress": lambda total, **_: Progress("", total, "images"),
+    }
     train_cam(model, samples, options, **quiet)
     save_model(model, tmp_path / "cam.safetensors", classes=dataset.classes, oracle=False)
     given = {"classes": dataset.classes, "backbone": VIT, "image_size": 96}
