@@ -1,6 +1,6 @@
 """Data read in another sense than it was meant: noticed by `weaktr data check` and before a run, refused or named.
 
-`KINDS` is the table: kind → what a folder of photographs is like, the words that are said, and whether a run is refused.
+`KINDS` is the table: kind → how a folder of photographs is made, the words that are said, and what comes of a run.
 """
 
 import unicodedata
