@@ -269,7 +269,8 @@ def test_report_names_what_is_wrong(folder, capsys):
         "1 copies of one image:\n  copy, three",
         "broken.png cannot be read",
         "copy: dog",
-        "3 images without a mask",
+        "1 images without a mask:\n  three",
+        "1 lists without masks:\n  train: none of its images has a mask",
     ):
         assert text in out, text
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("cat", "dog"))}

@@ -81,16 +81,21 @@ def read_picture(path: Path | str, white: Callable[[], int] | None = None) -> Pi
         image = _opened(Path(path))
         stored = _stored(image)
         image.load()
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 1
-    if turned:
-        image = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        if turned:
+            image = ImageOps.exif_transpose(image)
     largest = 0.0
     if image.mode in SIXTEEN_BIT:
-        grey = np.asarray(image, np.float64)
+        grey = _finite(image)
         largest = float(grey.max())
         factor = (white() if white else white_of(largest)) / 255
         image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
     return Picture(np.array(image.convert("RGB")), turned, stored, largest)
+
+
+def _finite(image: Image.Image) -> NDArray[np.float64]:
+    """The values of a grey image (H,W); 0 for what is no number, as files of fractions may hold."""
+    return np.nan_to_num(np.asarray(image, np.float64), nan=0, posinf=0, neginf=0)
 
 
 def white_of(brightest: float) -> int:
@@ -105,7 +110,7 @@ def largest_value(path: Path | str) -> float:
         DataError: The file is missing or unreadable.
     """
     with _errors_that_name(Path(path)), _opened(Path(path)) as image:
-        return float(np.asarray(image, np.float64).max()) if image.mode in SIXTEEN_BIT else 0
+        return float(_finite(image).max()) if image.mode in SIXTEEN_BIT else 0
 
 
 def is_deep(path: Path) -> bool:

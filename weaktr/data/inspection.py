@@ -307,7 +307,10 @@ def _bits(dataset: Dataset, images: Sequence[Seen]) -> Iterator[Finding]:
     grey, colour = ([seen for seen in images if seen.deep == kind] for kind in ("grey", "colour"))
     if grey:
         white = dataset.white(grey[0].path)
-        where = [f"{seen.path} holds {seen.largest:g}; {white} is read as white, in all of them" for seen in grey]
+        where = [
+            f"{seen.path} holds up to {seen.largest:g}, {white} is read as white; the same in all of them"
+            for seen in grey
+        ]
         yield Finding("pictures of more than eight bits", where, fault=False)
         over = [
             f"{seen.path} holds {seen.largest:g}; all above {white} is white" for seen in grey if seen.largest > white
