@@ -8,7 +8,7 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 .PHONY: help setup demo test test-slurm lab reference figures bench lint format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/.installed ## make the environment and install the package (once; some 6 GB)
 
@@ -24,9 +24,9 @@ demo: setup ## run the whole pipeline on the embedded data set
 	.venv/bin/weaktr run --preset demo
 
 test: setup ## run the test suite
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slurm"
 
-test-slurm: setup ## run sweeps on a real Slurm, brought up here for some minutes; says what to install where it is missing
+test-slurm: setup ## run sweeps on a real Slurm, brought up here; says what to install where it is missing
 	@.venv/bin/python -c 'import sys; sys.path.insert(0, "tests"); import local_slurm; sys.exit(local_slurm.missing())'
 	.venv/bin/python -m pytest -q tests/test_slurm.py
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-MEMORY = 4000  # MB of each node
+MEMORY = 6000  # MB of each node
 CONF = """\
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)

@@ -228,7 +228,7 @@ def test_ctrl_c_and_the_same_command_again(place, cluster):
     started = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     runs = place / "runs/demo_thresholds"
     try:
-        local_slurm.wait_until(lambda: len(list(runs.glob("*/01_first/here"))) == 2, cluster)
+        local_slurm.wait_until(lambda: len(list(runs.glob("*/01_first/here"))) == 2, cluster, 240)
         with pytest.raises(UserError, match="jobs of another call of this sweep are in the queue"):
             go(place)
         started.send_signal(signal.SIGINT)

@@ -297,8 +297,9 @@ def _refuse_what_slurm_refuses(options: Options) -> None:
     try:
         command("sbatch", "--test-only", *asked, "--wrap=true")
     except RunError as error:
+        sentence = str(error).replace("\n", "\n  ")
         raise UserError(
-            f"Slurm takes no job with {in_words(options)}:\n  {error}\n"
-            "give others in the sweep's [slurm] or by --slurm NAME=VALUE; without GPUs gpus=0; sinfo lists partitions, "
-            "sacctmgr show associations your accounts"
+            f"Slurm takes no job with {in_words(options)}:\n  {sentence}\n"
+            "  give others in the sweep's [slurm] or by --slurm NAME=VALUE, such as gpus=0 where there are none;\n"
+            "  sinfo lists partitions, sacctmgr show associations lists accounts"
         ) from error
