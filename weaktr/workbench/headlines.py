@@ -149,7 +149,7 @@ def _counts(folder: Path, record: Record) -> np.ndarray | None:
     if not name or not (folder / "counts.npz").is_file():
         return None
     with np.load(folder / "counts.npz") as arrays:
-        return arrays[name] if name in arrays else None
+        return arrays.get(name)
 
 
 def _interval(counts: np.ndarray | None, ceiling: np.ndarray | None, *, is_share: bool) -> Estimate | None:

@@ -3,19 +3,24 @@
 A page is one HTML file that needs no network and no JavaScript: pictures and tables lie in it as data URIs.
 """
 
+import io
 import struct
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import pandas as pd
 
 from ..files import atomic
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEMPLATES = Path(__file__).with_name("templates")
+DPI = 150
 PIXELS = 1.5  # of a picture to one of a page, so that it stays sharp on fine screens
 
 
@@ -29,6 +34,7 @@ class Picture:
         caption: Stands below it.
         csv: The numbers behind it, the file's content; empty where there are none.
         file: What the file of numbers is called when it is downloaded.
+        narrow: The same for a narrow page, the file's content; empty where there is one picture for all.
     """
 
     png: bytes
@@ -36,6 +42,7 @@ class Picture:
     caption: str = ""
     csv: bytes = b""
     file: str = "figure.csv"
+    narrow: bytes = b""
 
     @property
     def width(self) -> int:
@@ -63,6 +70,13 @@ class Table(NamedTuple):
     numbers: frozenset[int] = frozenset()  # the columns that hold numbers, which stand at the right
     csv: bytes = b""
     file: str = "table.csv"
+
+
+def drawn(figure: "Figure") -> bytes:
+    """A figure of matplotlib as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
 
 
 def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", *, file: str = "") -> Table:

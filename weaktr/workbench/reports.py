@@ -1,13 +1,11 @@
-"""Finished runs as one HTML page that needs no network: one run told as a story, or several side by side."""
+"""A run as one HTML page that needs no network: what came out, how sure it is, what it cost, and the stages."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UserError
-from ..evaluation.intervals import LEVEL
-from ..files import read_json, short, stage_folders
+from ..evaluation.intervals import LEVEL, RESAMPLES
 from ..files import run_folder as find_run
+from ..files import short, stage_folders
 from ..progress import clock
 from . import presets
 from .executed import Figures, chapter
@@ -31,14 +29,18 @@ LEADS = (  # what a page opens with: the first of these figures that the run has
         "seed_to_label",
         "Images with their seeds and CAM labels; the segmenter has not been trained yet.",
     ),
-    ("02_cam_generation", "cam_stages", "Images with their class activation maps, from the coarse CAM to the fine one."),
+    (
+        "02_cam_generation",
+        "cam_stages",
+        "Images with their class activation maps, from the coarse CAM to the fine one.",
+    ),
     ("01_cam_training", "samples", "Images of the training list and their truth, which no training sees."),
 )
 HOW_SURE = (
-    f"An interval holds {100 * LEVEL:.0f} % of the values of 2,000 lists whose images were drawn again, with repetition: "
-    "it says how far other images of the same kind would move the number. One run cannot say how far another random seed "
-    "would; on the embedded data that is a standard deviation of 1 to 3 points. No true mask chose a setting, unless a "
-    "number is marked as oracle."
+    f"An interval holds {100 * LEVEL:.0f} % of the values of {RESAMPLES:,} lists whose images were drawn again, with "
+    "repetition: it says how far other images of the same kind would move the number. One run cannot say how far another "
+    "random seed would; on the embedded data that is a standard deviation of 1 to 3 points. No true mask chose a setting, "
+    "unless a number is marked as oracle."
 )
 
 
@@ -111,9 +113,9 @@ def _unfinished(run: Path) -> list[str]:
             notices.append(f"{stage.name} is not finished{_error(stage)}.")
     expected = {stage for stage, own in declared.items() if "sweeps" not in own}
     names = {stage.name for stage in made}
-    if missing := sorted(expected - names):
-        if names <= declared.keys():  # else these are other notebooks than ours, and what they lack is not known
-            notices.append(f"Not begun: {', '.join(missing)}.")
+    missing = sorted(expected - names)
+    if missing and names <= declared.keys():  # else these are other notebooks, and what they lack is not known
+        notices.append(f"Not begun: {', '.join(missing)}.")
     return notices
 
 

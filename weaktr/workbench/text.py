@@ -1,12 +1,13 @@
 """Metrics records as rows of texts, such rows as aligned tables, and the words of a figure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_TITLES = 8  # of the panels of a figure that make its title; a sheet of pictures has a title for each
+PLACES: tuple[Literal["left", "center", "right"], ...] = ("left", "center", "right")  # of a title over its panel
 
 HEAD = ("stage", "list (size)", "threshold (from)", "scales", "CRF", "metric", "value", "")
 
@@ -56,7 +57,7 @@ def figure_in_words(figure: "Figure") -> dict[str, str]:
         The `title`, "" where there are too many, and `alt`: titles, axes and legend in one line.
     """
     panels = [ax for ax in figure.axes if ax.get_visible()]
-    headings = [figure.get_suptitle(), *(ax.get_title() for ax in panels)]
+    headings = [figure.get_suptitle(), *(ax.get_title(place) for ax in panels for place in PLACES)]
     legends = [*figure.legends, *filter(None, (ax.get_legend() for ax in panels))]
     titles = _once(headings)
     words = {
