@@ -96,8 +96,8 @@ def _picture(results: Tables, sweep: Sweep) -> Picture:
         plots.sweep(results.summary, results.results, sweep.title, width) for width in (plots.WIDTH, plots.COLUMN)
     )
     caption = (
-        "Strokes are random seeds, the dot is their mean, the line its 95 % interval. A dot is hollow where the interval "
-        "of its difference from the baseline holds zero"
+        "Strokes are random seeds, the dot is their mean, the line its 95 % interval. A dot is hollow where the "
+        "interval of its difference from the baseline holds zero"
     )
     csv = results.results.to_csv(index=False).encode()
     return Picture(

@@ -38,9 +38,9 @@ LEADS = (  # what a page opens with: the first of these figures that the run has
 )
 HOW_SURE = (
     f"An interval holds {100 * LEVEL:.0f} % of the values of {RESAMPLES:,} lists whose images were drawn again, with "
-    "repetition: it says how far other images of the same kind would move the number. One run cannot say how far another "
-    "random seed would; on the embedded data that is a standard deviation of 1 to 3 points. No true mask chose a setting, "
-    "unless a number is marked as oracle."
+    "repetition: it says how far other images of the same kind would move the number. One run cannot say how far "
+    "another random seed would; on the embedded data that is a standard deviation of 1 to 3 points. No true mask chose "
+    "a setting, unless a number is marked as oracle."
 )
 
 
