@@ -165,7 +165,9 @@ def _run_row(
     folder: Path, name: str, labels: list[str], measured: pd.DataFrame, states: Mapping[str, Any]
 ) -> list[str]:
     values = dict(zip(measured["measure"], measured["value"])) if len(measured) else {}
-    state = "done" if values else states.get(name, {}).get("state", "waiting")
+    state = states.get(name, {}).get("state", "waiting")
+    if values or state == "done":
+        state = "done" if values else "out of date"
     commits = {str(commit)[:7] for commit in measured["commit"].dropna()} if len(measured) else set()
     cells = [f"{values[label]:.2f}" if label in values else tables.NOTHING for label in labels]
     shown = name

@@ -22,7 +22,7 @@ LEADS = (  # what a page opens with: the first of these figures that the run has
         "chain",
         "Images of the training list on their way from names to masks: the strongest class activation map of their "
         "names, the seed, the CAM label after the CRF, the mask of the segmenter, the mask after the CRF, and the "
-        "truth, which no training saw.",
+        "truth, which none of them saw.",
     ),
     (
         "03_pseudo_labels",

@@ -60,9 +60,10 @@ def report_side_by_side(run_folders: Iterable[str | Path]) -> Path:
     found = side_by_side(runs)
     numbers = {name: headlines(stages) for name, stages in runs.items()}
     images, no_images = _same_images(runs)
-    joined = "_".join(name.replace("/", "_") for name in runs)
+    folders = [stages.run.name for stages in runs.values()]
+    joined = "_".join(folders)
     if len(joined) > LONGEST:
-        joined = f"{Path(first).name}_and_{len(runs) - 1}_more"
+        joined = f"{folders[0]}_and_{len(folders) - 1}_more"
     return write_page(
         find_run(run_folders[0]).parent / f"report_{joined}.html",
         TEMPLATES / "runs.html",
