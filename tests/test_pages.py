@@ -50,7 +50,8 @@ class Elements(HTMLParser):
             self.inside.append(tag)
 
     def handle_endtag(self, tag):
-        self.inside.pop()
+        if self.inside:  # a part of a page may end more than it begins
+            self.inside.pop()
 
     def handle_data(self, data):
         for tag in {"page", *self.inside}:

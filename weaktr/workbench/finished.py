@@ -21,6 +21,11 @@ class FinishedStages(NamedTuple):
         return self.folders[0].parent
 
     @property
+    def name(self) -> str:
+        """The name of that folder, also of the one that is called "."."""
+        return self.run.resolve().name
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """{name: value} of all parameters of these stages; where two differ, the later stage's."""
         values: dict[str, Any] = {}

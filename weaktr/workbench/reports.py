@@ -61,8 +61,8 @@ def report(run_folder: str | Path) -> Path:
     return write_page(
         stages.run / "report.html",
         TEMPLATES / "run.html",
-        title=f"weaktr · {stages.run.name}",
-        heading=f"Run {stages.run.name}",
+        title=f"weaktr · {stages.name}",
+        heading=f"Run {stages.name}",
         summary=_summary(stages),
         notices=[*_unfinished(find_run(run_folder)), *filter(None, [stages.left_out])],
         lead=_lead(stages),
@@ -217,5 +217,5 @@ def _machine(stages: FinishedStages) -> str:
 
 def _all_numbers(stages: FinishedStages) -> Table:
     head, *rows = results_rows(stages.records)
-    table = table_of(head, rows, file=f"{stages.run.name}_numbers.csv")
+    table = table_of(head, rows, file=f"{stages.name}_numbers.csv")
     return table._replace(numbers=frozenset({head.index("value")}))

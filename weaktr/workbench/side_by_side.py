@@ -13,7 +13,6 @@ from ..data import open_dataset
 from ..data.images import VOID, read_label
 from ..errors import UserError
 from ..evaluation.intervals import LEVEL, Estimate
-from ..files import run_folder as find_run
 from ..progress import clock
 from .comparison import by_name, side_by_side
 from .executed import Figures
@@ -54,18 +53,17 @@ def report_side_by_side(run_folders: Iterable[str | Path]) -> Path:
     Raises:
         UserError: For a run that is given twice, and as `finished_stages` does.
     """
-    run_folders = list(run_folders)
     runs = by_name(run_folders)
     first = next(iter(runs))
     found = side_by_side(runs)
     numbers = {name: headlines(stages) for name, stages in runs.items()}
     images, no_images = _same_images(runs)
-    folders = [stages.run.name for stages in runs.values()]
+    folders = [stages.name for stages in runs.values()]
     joined = "_".join(folders)
     if len(joined) > LONGEST:
         joined = f"{folders[0]}_and_{len(folders) - 1}_more"
     return write_page(
-        find_run(run_folders[0]).parent / f"report_{joined}.html",
+        runs[first].run.parent / f"report_{joined}.html",
         TEMPLATES / "runs.html",
         title=f"weaktr · {', '.join(runs)}",
         heading=f"{len(runs)} runs side by side",
