@@ -19,7 +19,7 @@ from test_runs import PARAMETERS, write_notebook
 from weaktr.__main__ import main
 from weaktr.errors import ParameterError, RunError, UserError
 from weaktr.models import weights
-from weaktr.sweeps import console, file, plan, pools, results, schedule, sharing, tables
+from weaktr.sweeps import console, file, plan, pools, reports, results, schedule, sharing, tables
 from weaktr.workbench import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -559,6 +559,31 @@ def test_a_table_says_of_which_metric_each_measure_is(swept):
 def test_metrics_in_words(metrics, words):
     measures = [{"label": str(i), "metric": metric} for i, metric in enumerate(metrics)]
     assert tables.metrics_in_words(measures) == words
+
+
+def test_a_sweep_has_a_page(swept):
+    """Its folder tells what it asks, also where the file is gone or called by another name."""
+    folder = swept / "runs/demo_thresholds"
+    (swept / "thresholds.toml").unlink()
+    (folder / "low-seed1/report.html").touch()
+    page = reports.report(folder, swept / "notebooks").read_text()
+    _, found, _ = results.write_results(
+        read(swept, json.loads((folder / "entries.json").read_text()), "demo_thresholds"), swept / "notebooks"
+    )
+    assert "<h1>Thresholds</h1>" in page and f"<li>{found['verdict'].dropna().item()}</li>" in page
+    assert '<a href="low-seed1/report.html">low-seed1</a>' in page and page.count("<td>done</td>") == 4
+    assert "Preset demo, 2 variants, 2 random seeds." in page and "t = 0.8" in page and "others&#39;, shared" in page
+
+    (folder / "high-seed2/02_second/metrics.json").unlink()
+    states = json.loads((folder / "sweep.json").read_text())
+    states["high-seed2"] |= {"state": "failed", "message": "02_second: no room\nand more"}
+    (folder / "sweep.json").write_text(json.dumps(states))
+    page = reports.report(folder, swept / "notebooks").read_text()
+    assert "high-seed2 is failed: 02_second: no room." in page and page.count("<td>done</td>") == 3
+    for metrics in folder.glob("*/02_second/metrics.json"):
+        metrics.unlink()
+    page = reports.report(folder, swept / "notebooks").read_text()
+    assert page.count("No run is finished yet.") == 2 and "<img" not in page and "out of date" in page
 
 
 def test_measures_on_different_lists_are_not_compared(place):

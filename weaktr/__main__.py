@@ -176,15 +176,15 @@ def _print_sweep(sweep: Any) -> None:
 def _add_results(commands: Any) -> None:
     compare = _add(commands, "compare", _compare, "parameters and metrics of finished runs side by side")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
-    report = _add(commands, "report", _report, "a run as one HTML page that needs no network")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    report = _add(commands, "report", _report, "a run, runs side by side, or a sweep as an HTML page without network")
+    report.add_argument("folders", nargs="+", metavar="FOLDER", help="a run's, or several; or a sweep's")
     figures = _add(commands, "figures", _figures, "copy all figures and tables of a run into one folder")
     figures.add_argument("run", metavar="RUN", help="a run's folder")
     figures.add_argument("target", nargs="?", default="figures", metavar="FOLDER", help="default: figures")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from .workbench.reports import compare
+    from .workbench.comparison import compare
 
     found = compare(options.runs)
     for title, table in (("parameters that differ", found.parameters), ("metrics", found.metrics.round(2))):
@@ -194,14 +194,23 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from .workbench.reports import report
+    from .sweeps import reports as sweep_reports
+    from .workbench import reports, side_by_side
 
-    for run in options.runs:
-        print(report(run))
+    folders = options.folders
+    of_sweeps = [folder for folder in folders if sweep_reports.is_sweep(folder)]
+    if of_sweeps and len(folders) > 1:
+        raise UserError(f"{of_sweeps[0]} is a sweep's folder; give it alone: only runs are set side by side")
+    if of_sweeps:
+        print(sweep_reports.report(folders[0]))
+    elif len(folders) == 1:
+        print(reports.report(folders[0]))
+    else:
+        print(side_by_side.report_side_by_side(folders))
 
 
 def _figures(options: argparse.Namespace) -> None:
-    from .workbench.reports import collect_figures
+    from .workbench.collection import collect_figures
 
     count = len(collect_figures(options.run, here(options.target)))
     print(f"{options.target}: {count} files, sources.csv lists where each comes from")

@@ -85,10 +85,7 @@ def difference(counts_by_seed: np.ndarray, baseline_by_seed: np.ndarray) -> Esti
     Raises:
         ValueError: The shapes differ.
     """
-    counts = np.asarray(counts_by_seed)
-    baseline = np.asarray(baseline_by_seed)
-    if counts.shape != baseline.shape:
-        raise ValueError(f"counts {counts.shape} and baseline {baseline.shape} are not of the same seeds and images")
+    counts, baseline = _of_the_same(counts_by_seed, baseline_by_seed)
     times, chosen = draws(counts.shape[1], len(counts))
     samples = resampled_miou(counts, times, chosen) - resampled_miou(baseline, times, chosen)
     not_above = (samples <= 0).sum()
@@ -102,6 +99,31 @@ def difference(counts_by_seed: np.ndarray, baseline_by_seed: np.ndarray) -> Esti
         seeds=len(counts),
         p=min(1.0, 2 * one_sided),
     )
+
+
+def share(counts_by_seed: np.ndarray, ceiling_by_seed: np.ndarray) -> Estimate:
+    """Mean mIoU in percent of that of a ceiling, with its interval.
+
+    Args:
+        counts_by_seed: (S,n,3,K).
+        ceiling_by_seed: (S,n,3,K), of the same images and seeds.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    counts, ceiling = _of_the_same(counts_by_seed, ceiling_by_seed)
+    times, chosen = draws(counts.shape[1], len(counts))
+    low, high = _interval(100 * resampled_miou(counts, times, chosen) / resampled_miou(ceiling, times, chosen))
+    return Estimate(float(100 * miou(counts).mean() / miou(ceiling).mean()), low, high, len(counts))
+
+
+def _of_the_same(counts_by_seed: np.ndarray, baseline_by_seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays. Raises ValueError where they cannot be of the same seeds and images."""
+    counts = np.asarray(counts_by_seed)
+    baseline = np.asarray(baseline_by_seed)
+    if counts.shape != baseline.shape:
+        raise ValueError(f"counts {counts.shape} and baseline {baseline.shape} are not of the same seeds and images")
+    return counts, baseline
 
 
 def _interval(samples: np.ndarray) -> tuple[float, float]:

@@ -34,8 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ParameterError, near
-from ..files import resolve
+from ..errors import ParameterError, UserError, near
+from ..files import read_json, resolve, write_json
 from ..workbench import presets
 from ..workbench.keys import WITHOUT_EFFECT
 from ..workbench.parameters import NOTEBOOKS, catalogue, check_parameters
@@ -43,6 +43,7 @@ from ..workbench.runner import select
 from .slurm_options import Options, check_options
 
 SWEEPS = "papermill_runs/sweeps"
+KEPT = "entries.json"  # what the file of a sweep says, in the sweep's folder
 PRESET = "demo"  # where the file names none
 SEEDS = (504,)  # where the file names none
 ENTRIES = {  # entry → the type of its value, how it is written
@@ -79,6 +80,7 @@ class Sweep:
         measures: As in the file; all but `label` and `stage` is what a metrics record has to fulfil.
         folder: Holds a folder per run.
         slurm: What its jobs ask for on a cluster, checked.
+        entries: What the file says.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Sweep:
     measures: tuple[Measure, ...]
     folder: Path
     slurm: Options
+    entries: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def read_sweep(
             measures=measures,
             folder=resolve(root) / name,
             slurm=slurm,
+            entries=entries,
         )
 
 
@@ -175,6 +179,37 @@ def load(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ParameterError(f"sweep {path}: cannot be read ({error})") from error
+
+
+def keep(sweep: Sweep) -> None:
+    """Write what a sweep's file says into its folder, so that this tells by itself what it answers."""
+    write_json(sweep.folder / KEPT, sweep.entries)
+
+
+def sweep_of(
+    folder: str | Path, *, files: str | Path = "sweeps", root: str | Path = SWEEPS, notebooks: str | Path = NOTEBOOKS
+) -> Sweep:
+    """The sweep whose runs or results are in a folder: as it was kept there, else the file that gives its name.
+
+    Args:
+        folder: Of the sweep, such as papermill_runs/sweeps/demo_fusion or figures/sweeps/demo_fusion.
+        files: The folder of sweep files, with folders in it.
+        root: The folder of all sweeps' folders, for a sweep that is kept nowhere.
+        notebooks: As for `read_sweep`.
+
+    Raises:
+        UserError: Where there is neither.
+    """
+    folder = Path(folder).resolve()
+    if kept := read_json(folder / KEPT):
+        return read_sweep(kept, folder.name, root=folder.parent, notebooks=notebooks)
+    for path in sorted(resolve(files).rglob("*.toml")):
+        if folder.name.endswith(path.stem) and folder.name == f"{load(path).get('preset', PRESET)}_{path.stem}":
+            return read_sweep(path, root=root, notebooks=notebooks)
+    raise UserError(
+        f"{folder}: no file below {files} says what this sweep asks; `weaktr sweep FILE` writes it down, and computes "
+        "nothing again"
+    )
 
 
 @contextlib.contextmanager

@@ -252,12 +252,16 @@ def load(
             runs = made.results[["variant", "seed"]].drop_duplicates()
             return *made, f"{len(runs)} finished runs"
     if otherwise:
-        names = (f"sweep_{sweep.name}", f"{sweep.name}_summary", f"{sweep.name}_runs")
-        paths = [Path(otherwise) / "sweeps" / sweep.name / f"{name}.csv" for name in names]
-        if all(path.is_file() for path in paths):
-            kept = Tables(*map(pd.read_csv, paths))
-            return *kept, "the committed reference" + _earlier_data(sweep, kept.runs, notebooks)
+        kept = collected(sweep.name, Path(otherwise) / "sweeps" / sweep.name)
+        if kept:
+            return *kept, "the committed reference" + earlier_data(sweep, kept.runs, notebooks)
     return pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), "no finished run"
+
+
+def collected(name: str, folder: Path) -> Tables | None:
+    """The tables of an earlier time in a sweep's folder of collected figures; None where they are not there."""
+    paths = [folder / f"{table}.csv" for table in (f"sweep_{name}", f"{name}_summary", f"{name}_runs")]
+    return Tables(*map(pd.read_csv, paths)) if all(path.is_file() for path in paths) else None
 
 
 def records(sweep: Sweep, table: pd.DataFrame, found: pd.DataFrame, note: str = "") -> list[dict[str, Any]]:
@@ -286,7 +290,7 @@ def records(sweep: Sweep, table: pd.DataFrame, found: pd.DataFrame, note: str = 
     return made
 
 
-def _earlier_data(sweep: Sweep, runs: pd.DataFrame, notebooks: str | Path) -> str:
+def earlier_data(sweep: Sweep, runs: pd.DataFrame, notebooks: str | Path = NOTEBOOKS) -> str:
     """A note for `manifests` of runs whose data were not those that the sweep would read now."""
     if "data_fingerprint" not in runs:
         return ""

@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 from ..files import write_json
 from ..workbench.parameters import NOTEBOOKS
+from .file import keep
 from .pools import JobLost
 from .run import SweepRun
 from .sharing import take_over
 
 POLL_SECONDS = 0.2
+STATES = "sweep.json"  # how far each run is, in the sweep's folder
 RECORDED = ("variant", "seed", "state", "message", "shared", "seconds")
 KILLED = "its process was killed, most often for lack of memory or time"
 
@@ -59,6 +61,8 @@ def run_sweeps(
         notebooks: The folder of the notebooks.
         show: Called with all runs after every change of a state.
     """
+    for sweep in {run.sweep.folder: run.sweep for run in runs}.values():
+        keep(sweep)
     scheduler = Scheduler(runs, executor, jobs, notebooks=notebooks, show=show)
     try:
         scheduler.start_waiting()
@@ -192,5 +196,5 @@ class Scheduler:
             for run in self.runs:
                 if run.sweep.folder == folder:
                     states[run.name] = {name: getattr(run, name) for name in RECORDED}
-            write_json(folder / "sweep.json", states)
+            write_json(folder / STATES, states)
         self.show(self.runs)

@@ -1,78 +1,54 @@
-"""Finished runs side by side, a run as one HTML page that needs no network, and the figures of a run in one folder.
+"""A run as one HTML page that needs no network: what came out, how sure it is, what it cost, and the stages."""
 
-Stages whose inputs have changed since are left out, and named.
-"""
-
-import html
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from ..errors import UserError
-from ..files import atomic, read_json, resolve, short, stage_folders, write_table
+from ..evaluation.intervals import LEVEL, RESAMPLES
 from ..files import run_folder as find_run
-from .keys import stale
+from ..files import short, stage_folders
+from ..progress import clock
+from . import presets
+from .executed import Figures, chapter
+from .finished import FinishedStages, finished_stages
+from .headlines import Headline, headlines
+from .keys import WITHOUT_EFFECT
+from .page import TEMPLATES, Picture, Table, table_of, write_page
+from .parameters import catalogue, check_parameters
 from .text import results_rows
 
-COLLECTED = ("figures/*", "*.csv", "*.tex", "*.md")  # of a stage's folder, for `collect_figures`
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
-h1, h2, h3 {{ line-height: 1.2 }} img {{ max-width: 100% }} a {{ color: #0072b2 }}
-pre {{ background: #f5f6f8; padding: .6rem .8rem; overflow-x: auto; font-size: .82rem; line-height: 1.4 }}
-table {{ border-collapse: collapse; font-size: .88rem }} td, th {{ padding: .15rem .6rem; text-align: right }}
-thead {{ border-bottom: 1px solid #888 }} .results td, table.results thead th {{ text-align: left }}
-nav a {{ margin-right: 1rem }} .prompt, .anchor-link {{ display: none }}
-section {{ border-top: 3px solid #0072b2; margin-top: 3rem }}
-</style></head><body><h1>{title}</h1><nav>{links}</nav><h2>Results</h2>{results}<p>{left_out}</p>
-{sections}</body></html>
-"""
-
-
-class FinishedStages(NamedTuple):
-    """The finished stages of a run that belong together."""
-
-    folders: list[Path]  # in order
-    left_out: str  # a sentence on those left out, which are stale; empty where none is
-
-
-class Comparison(NamedTuple):
-    """What differs between runs."""
-
-    parameters: pd.DataFrame  # a row per parameter that differs, a column per run, values as Python writes them
-    metrics: pd.DataFrame  # a row per metric, a column per run, NaN where a run lacks it
-    left_out: list[str]  # a sentence for each run with stale stages
-
-
-def finished_stages(run_folder: str | Path) -> FinishedStages:
-    """The finished stages of a run, without those made before an earlier stage or the weights changed.
-
-    Args:
-        run_folder: Relative to the working directory or to the repository's root, or absolute.
-
-    Raises:
-        UserError: Where none is left.
-    """
-    stages = stage_folders(find_run(run_folder))
-    finished = [stage for stage in stages if (stage / "metrics.json").is_file()]
-    if not finished:
-        raise UserError(f"{run_folder}: no finished stage here; give a run's folder, such as papermill_runs/demo")
-    outdated = [stage for stage in finished if stale(stage)]
-    if not outdated:
-        return FinishedStages(finished, "")
-    names = ", ".join(stage.name for stage in outdated)
-    left_out = f"{run_folder}: {names} left out, made before an earlier stage or the weights changed"
-    if len(outdated) == len(finished):
-        raise UserError(left_out)
-    return FinishedStages([stage for stage in finished if stage not in outdated], left_out)
+LEADS = (  # what a page opens with: the first of these figures that the run has
+    (
+        "05_evaluation",
+        "chain",
+        "Images of the training list on their way from names to masks: the strongest class activation map of their "
+        "names, the seed, the CAM label after the CRF, the mask of the segmenter, the mask after the CRF, and the "
+        "truth, which none of them saw.",
+    ),
+    (
+        "03_pseudo_labels",
+        "seed_to_label",
+        "Images with their seeds and CAM labels; the segmenter has not been trained yet.",
+    ),
+    (
+        "02_cam_generation",
+        "cam_stages",
+        "Images with their class activation maps, from the coarse CAM to the fine one.",
+    ),
+    ("01_cam_training", "samples", "Images of the training list and their truth, which no training sees."),
+)
+HOW_SURE = (
+    f"An interval holds {100 * LEVEL:.0f} % of the values of {RESAMPLES:,} lists whose images were drawn again, with "
+    "repetition: it says how far other images of the same kind would move the number. One run cannot say how far "
+    "another random seed would; on the embedded data that is a standard deviation of 1 to 3 points. No true mask chose "
+    "a setting, unless a number is marked as oracle."
+)
 
 
 def report(run_folder: str | Path) -> Path:
-    """Write a run's results and executed notebooks as report.html into its folder.
+    """Write a run's story as report.html into its folder.
+
+    The page opens with pictures and the four numbers that sum the run up; then what differs from its preset, what it
+    cost, and its executed notebooks. Stages that are not finished are named.
 
     Args:
         run_folder: As for `finished_stages`.
@@ -80,152 +56,166 @@ def report(run_folder: str | Path) -> Path:
     Returns:
         The page's path.
     """
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-
-    stages, left_out = finished_stages(run_folder)
-    exporter = HTMLExporter(template_name="basic")
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # lines of progress in one block
-    links = []
-    sections = []
-    for stage in stages:
-        links.append(f'<a href="#{stage.name}">{stage.name}</a>')
-        notebook = stage / "notebook.ipynb"
-        if notebook.is_file():
-            try:
-                body, _ = exporter.from_filename(str(notebook))
-            except Exception as error:  # nbformat, nbconvert and their templates raise many kinds
-                raise UserError(
-                    f"{notebook} is damaged ({type(error).__name__}: {error}); delete it, and run its stage again with "
-                    "--force where its pictures are needed"
-                ) from error
-            sections.append(f'<section id="{stage.name}">{body}</section>')
-    folder = stages[0].parent
-    page = PAGE.format(
-        title=html.escape(f"weaktr · {folder.name}"),
-        links="".join(links),
-        results=_results_as_html(stages),
-        left_out=html.escape(left_out),
-        sections="".join(sections),
+    stages = finished_stages(run_folder)
+    chapters = [chapter(folder) for folder in stages.folders]
+    return write_page(
+        stages.run / "report.html",
+        TEMPLATES / "run.html",
+        title=f"weaktr · {stages.name}",
+        heading=f"Run {stages.name}",
+        summary=_summary(stages),
+        notices=[*_unfinished(find_run(run_folder)), *filter(None, [stages.left_out])],
+        lead=_lead(stages),
+        headlines=headlines(stages),
+        sure=how_sure,
+        how_sure=HOW_SURE,
+        differences=differences(stages),
+        machine=_machine(stages),
+        cost=cost(stages),
+        chapters=chapters,
+        numbers=_all_numbers(stages),
     )
-    with atomic(folder / "report.html") as aside:
-        aside.write_text(page, encoding="utf-8")
-    return folder / "report.html"
 
 
-def _results_as_html(stages: Iterable[Path]) -> str:
-    """The table of a run's own results: those of 06 are other runs'."""
-    records = [record for stage in stages if stage.name < "06" for record in read_json(stage / "metrics.json", list)]
-    head, *rows = results_rows(records)
-    with pd.option_context("display.max_colwidth", None):
-        return pd.DataFrame(rows, columns=head).to_html(index=False, border=0, classes="results")
+# ── How it opens ──────────────────────────────────────────────────────────────────────────────────────────────────
+def _summary(stages: FinishedStages) -> str:
+    """What the run is, from its last stage's manifest."""
+    manifest = stages.manifests[stages.folders[-1].name]
+    name = manifest.get("preset") or ""
+    parts = [f"Run in {short(stages.run.resolve())}."]
+    if name:
+        what = f": {presets.PRESETS[name].summary}" if name in presets.PRESETS else ""
+        parts.append(f"Preset {name}{what}.")
+    parts.append(f"Random seed {manifest.get('seed')}, finished {_when(manifest)}, {_code(manifest)}.")
+    return " ".join(parts)
 
 
-def compare(run_folders: Iterable[str | Path]) -> Comparison:
-    """Parameters and metrics of finished runs side by side.
+def _when(manifest: dict[str, Any]) -> str:
+    return str(manifest.get("end", "–"))[:16].replace("T", " ") + " UTC"
+
+
+def _code(manifest: dict[str, Any]) -> str:
+    """Version and commit of the code that made a stage."""
+    git = manifest.get("git") or {}
+    version = f"weaktr {manifest.get('versions', {}).get('weaktr', '–')}"
+    if not git.get("commit"):
+        return version
+    return f"{version}, commit {git['commit'][:7]}" + (" with changes that are not committed" if git["dirty"] else "")
+
+
+def _unfinished(run: Path) -> list[str]:
+    """A sentence on each stage that is not finished, and one on those that were not begun."""
+    declared = catalogue()
+    made = stage_folders(run)
+    notices = []
+    for stage in made:
+        if not (stage / "metrics.json").is_file():
+            notices.append(f"{stage.name} is not finished{_error(stage)}.")
+    expected = {stage for stage, own in declared.items() if "sweeps" not in own}
+    names = {stage.name for stage in made}
+    missing = sorted(expected - names)
+    if missing and names <= declared.keys():  # else these are other notebooks, and what they lack is not known
+        notices.append(f"Not begun: {', '.join(missing)}.")
+    return notices
+
+
+def _error(stage: Path) -> str:
+    """Why a stage stopped, where its notebook says so."""
+    for part in chapter(stage).parts:
+        if part.kind == "error":
+            return f"; it stopped with {part.content.rstrip('.')}"
+    return ""
+
+
+def _lead(stages: FinishedStages) -> Picture | None:
+    """The picture that a page opens with."""
+    folders = {folder.name: folder for folder in stages.folders}
+    for stage, name, caption in LEADS:
+        path = folders[stage] / "figures" / f"{name}.png" if stage in folders else Path()
+        if path.is_file():
+            picture = Figures(folders[stage]).picture(name, path.read_bytes(), {"alt": caption}, "")
+            return Picture(picture.png, alt=f"A grid of pictures. {caption}", caption=caption)
+    return None
+
+
+def how_sure(headline: Headline) -> str:
+    """The interval of a headline and the images that it is from."""
+    on = f"{headline.images} images of {headline.on}"
+    if headline.interval is None:
+        return on
+    low, high = headline.interval.low, headline.interval.high
+    return f"{100 * LEVEL:.0f} % interval {low:.1f} to {high:.1f}, {on}"
+
+
+# ── What differs, and what it cost ────────────────────────────────────────────────────────────────────────────────
+class Differences(NamedTuple):
+    """How a run's parameters differ from those of its preset."""
+
+    text: str
+    table: Table | None
+
+
+def differences(stages: FinishedStages) -> Differences:
+    """The parameters of a run that are others than its preset with the notebooks' defaults has.
+
+    Where a run is and how it was computed makes no difference, nor does what no stage reads.
 
     Args:
-        run_folders: As for `finished_stages`.
+        stages: Of the run, as from `finished_stages`.
     """
-    parameters = {}
-    metrics = {}
-    notes = []
-    for run_folder in run_folders:
-        stages, left_out = finished_stages(run_folder)
-        if left_out:
-            notes.append(left_out)
-        own: dict[str, Any] = {}
-        for stage in stages:
-            own |= read_json(stage / "params.json")
-        name = str(run_folder).rstrip("/").removeprefix("papermill_runs/")
-        parameters[name] = {key: repr(value) for key, value in own.items() if key != "run_folder"}
-        metrics[name] = _values_by_name(stages)
-    table = pd.DataFrame(parameters).fillna("–")
-    return Comparison(table[table.nunique(axis=1) > 1], pd.DataFrame(metrics), notes)
-
-
-def _values_by_name(stages: Iterable[Path]) -> dict[str, float]:
-    """What the stages of a run measured, under names that are alike in other runs."""
-    values = {}
-    for stage in stages:
-        for record in read_json(stage / "metrics.json", list):
-            name = f"{stage.name[:2]} {record['metric']}, {record['list']} ({record['list_size']})"
-            if record["crf"]:
-                name += ", CRF"
-            if record["oracle"]:
-                name += ", oracle"
-            if name in values:  # the same at another threshold, or of other counts
-                name += f", {record['threshold_from'] or record.get('counts')}"
-            values[name] = record["value"]
-    return values
-
-
-def collect_figures(run_folder: str | Path, target: str | Path) -> pd.DataFrame:
-    """Copy what the stages of a run drew into the folder `target`, with sources.csv.
-
-    Figures are PDF, PNG and the CSV behind each; tables are CSV, LaTeX and Markdown. A stage has its folder there, and
-    so has a sweep, as sweeps/<sweep>.
-
-    Args:
-        run_folder: As for `finished_stages`.
-        target: Relative to the repository's root, or absolute.
-
-    Returns:
-        What sources.csv says, a row per file: file, run, stage, and key, commit and seed of the stage's manifest.
-
-    Raises:
-        UserError: Where a stage is stale.
-    """
-    stages, left_out = finished_stages(run_folder)
-    if left_out:
-        raise UserError(f"{left_out}; make them again first")
-    target = resolve(target)
+    name = stages.manifests[stages.folders[-1].name].get("preset", "")
+    declared = catalogue()
+    helps = {key: parameter.help for own in declared.values() for key, parameter in own.items()}
+    own = presets.PRESETS[name].parameters if name in presets.PRESETS else {}
+    expected = check_parameters(own, declared)
     rows = []
-    for stage in stages:
-        manifest = read_json(stage / "manifest.json")
-        source = {
-            "run": short(stage.parent),
-            "stage": stage.name,
-            "key": manifest["key"],
-            "commit": manifest["git"]["commit"],
-            "seed": manifest["seed"],
-        }
-        sweep_of = _sweeps_shown(stage)
-        for path in sorted(path for pattern in COLLECTED for path in stage.glob(pattern)):
-            sweep = sweep_of.get(path.stem)
-            name = f"sweeps/{sweep}/{path.name}" if sweep else f"{stage.name}/{path.name}"
-            with atomic(target / name) as aside:
-                shutil.copyfile(path, aside)
-            rows.append({"file": name, **source})
-    sources = _with_earlier(pd.DataFrame(rows, columns=["file", "run", "stage", "key", "commit", "seed"]), target)
-    write_table(sources, target / "sources.csv")
-    return sources
+    for key, value in stages.parameters.items():
+        if key in WITHOUT_EFFECT or (key in expected and expected[key] == value):
+            continue
+        other = repr(expected[key]) if key in expected else "–"
+        rows.append((key, repr(value), other, helps.get(key, "not a parameter of this version")))
+    against = f"preset {name}" if name in presets.PRESETS else "the notebooks' defaults"
+    unknown = f"The preset {name} is not known to this version. " if name and name not in presets.PRESETS else ""
+    if not rows:
+        return Differences(f"{unknown}Nothing: all parameters are those of {against}.", None)
+    verb = "parameter differs" if len(rows) == 1 else "parameters differ"
+    table = table_of(("parameter", "this run", against, "what it is"), rows)
+    return Differences(f"{unknown}{len(rows)} {verb} from {against}.", table._replace(numbers=frozenset()))
 
 
-def _sweeps_shown(stage: Path) -> dict[str, str]:
-    """{name of a file, without ending: the sweep that it shows}, of the sweeps that a stage sums up."""
-    sweep_of: dict[str, str] = {}
-    for summary in stage.glob("*_summary.csv"):
-        sweep = summary.stem.removesuffix("_summary")
-        figures = (f"sweep_{sweep}", f"sweep_{sweep}_one_column")
-        tables = (f"{sweep}_table", f"{sweep}_summary", f"{sweep}_runs")
-        sweep_of |= dict.fromkeys(figures + tables, sweep)
-    return sweep_of
+def cost(stages: FinishedStages) -> Table:
+    """Time and memory of each finished stage, and of all together."""
+    manifests = stages.manifests
+    on_gpu = any("peak_gpu_mb" in manifest for manifest in manifests.values())
+    heads = ["stage", "time", "peak memory", *(["peak GPU memory"] if on_gpu else []), "passes"]
+    rows = [_cost_row(name, [manifest], on_gpu) for name, manifest in manifests.items()]
+    rows.append(_cost_row("all", list(manifests.values()), on_gpu))
+    return table_of(heads, rows)
 
 
-def _with_earlier(sources: pd.DataFrame, target: Path) -> pd.DataFrame:
-    """Sources, with the earlier rows of files that the same stages made and that lie in `target` alone.
+def _cost_row(name: str, manifests: list[dict[str, Any]], on_gpu: bool) -> list[str]:
+    """The row of one stage, or of several: their times add up, of memory they need the most."""
+    row = [name, clock(sum(manifest.get("seconds", 0) for manifest in manifests))]
+    for peak in ("peak_memory_mb", "peak_gpu_mb")[: 1 + on_gpu]:
+        most = max(manifest.get(peak) or 0 for manifest in manifests)
+        row.append(f"{most:,} MB" if most else "–")
+    passes = sum(1 + len(manifest.get("passes", [])) for manifest in manifests)
+    return [*row, str(passes)]
 
-    A clone has the PDFs of the reference run in figures/, and not in the run's folder.
-    """
-    if not (target / "sources.csv").is_file():
-        return sources
-    try:
-        before = pd.read_csv(target / "sources.csv")
-        still_there = before["file"].map(lambda name: (target / name).is_file())
-        same_stage = before["key"].isin(sources["key"])
-    except Exception as error:  # pandas raises many kinds about damaged tables
-        raise UserError(
-            f"{target / 'sources.csv'} is damaged ({type(error).__name__}: {error}); restore or delete it"
-        ) from error
-    return pd.concat([sources, before[still_there & same_stage]]).drop_duplicates("file").sort_values("file")
+
+def _machine(stages: FinishedStages) -> str:
+    """The machines on which the stages ran, in words."""
+    found = []
+    for manifest in stages.manifests.values():
+        hardware = manifest.get("hardware", {})
+        words = f"{hardware.get('cores', '–')} cores of {hardware.get('cpu', 'an unknown processor')}"
+        words += f", {hardware.get('memory_gb', '–')} GB of memory"
+        found.append(f"{words}, {manifest['gpu']}" if manifest.get("gpu") else words)
+    machines = "; ".join(dict.fromkeys(found))
+    return f"Computed on {machines}. A stage of several passes was interrupted and continued."
+
+
+def _all_numbers(stages: FinishedStages) -> Table:
+    head, *rows = results_rows(stages.records)
+    table = table_of(head, rows, file=f"{stages.name}_numbers.csv")
+    return table._replace(numbers=frozenset({head.index("value")}))

@@ -28,7 +28,7 @@ from .given import GIVEN, refuse_contradictions, stages_of_run
 from .keys import WITHOUT_KEY, code_digest, data_fingerprint, data_source, finished_key, stage_key
 from .manifest import environment, now, usage
 from .parameters import NOTEBOOKS, Parameter, checked, declared_parameters, stage_notebooks
-from .text import aligned, results_rows
+from .text import aligned, figure_in_words, results_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -284,6 +284,8 @@ class Stage:
     def show(self, figure: "Figure", name: str, table: "pd.DataFrame | None" = None, *, shown: bool = True) -> None:
         """Save a figure as figures/<name>.png (150 dpi) and .pdf, display it if `shown`, and close it.
 
+        The notebook keeps the figure's name and what is written in it beside the picture, for `weaktr report`.
+
         Args:
             figure: of matplotlib.
             name: of its files, without ending.
@@ -301,7 +303,8 @@ class Stage:
             figure.set_layout_engine("none")  # keeps the layout that the first found: it takes as long as drawing
         plt.close(figure)
         if shown:
-            display(Image(data=(self.figures / f"{name}.png").read_bytes()))
+            picture = (self.figures / f"{name}.png").read_bytes()
+            display(Image(data=picture, metadata={"figure": name} | figure_in_words(figure)))
 
     def write_table(self, table: "pd.DataFrame", name: str, index: bool = False) -> None:
         """Save a table as <name>.csv in the stage's folder, in place of an earlier one.
