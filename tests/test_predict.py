@@ -258,7 +258,7 @@ def test_two_pictures_of_one_name(run_folder, tmp_path, capsys, no_network):
     command = ["predict", str(run_folder), "--output", str(tmp_path / "masks")]
     assert main([*command[:2], str(first), str(second), *command[2:]]) == 2
     error = capsys.readouterr().err
-    assert f"{first} and {second} would both have the mask" in error and not files(tmp_path / "masks")
+    assert f"{first} and {second} would both have the mask" in error and not (tmp_path / "masks").exists()
     found = pictures.find_pictures([tmp_path / "p", first], tmp_path / "masks")
     assert [picture.name for picture in found] == ["a/x", "b/x"], "and a picture that is named twice is one"
 

@@ -29,6 +29,7 @@ from ..models.fusion import FUSIONS, POOLS
 from ..models.segmenter import create_segmenter
 from ..models.trained import load_trained_cam, load_trained_segmenter
 from ..models.weights import pretrained_state
+from ..ranks import wanted
 from .given import makes_cams, refuse_contradictions, trains
 from .given_labels import check_given_labels
 from .keys import starting_weights
@@ -112,6 +113,7 @@ RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
     "seed": NOT_NEGATIVE,
     "precision": OneOf(("auto", "bf16", "fp32")),
     "workers": NOT_NEGATIVE,
+    "processes": NOT_NEGATIVE,
     # 02 CAM generation
     "cam_scales": factors,
     "cam_kind": OneOf(CAM_KINDS),
@@ -178,7 +180,7 @@ def check_run(
     check_values(values)
     if values.get("photograph"):
         read_named(lambda path: read_image(resolve(path)), values, "photograph")
-    available_device(values.get("device", "auto"))
+    _check_processes(values)
     patch = check_model(values, fetch=weights) if "backbone" in values else None
     images = check_data(values, files=data)
     if images:
@@ -394,6 +396,17 @@ def check_lists(dataset: Any, values: Values) -> dict[str, str | None]:
             else:
                 mask_of.setdefault(image_id, None)
     return mask_of
+
+
+def _check_processes(values: Values) -> None:
+    """The device is there, has room for the processes, and these can share the batches."""
+    processes = wanted(values.get("processes", 0), available_device(values.get("device", "auto")))
+    for name in ("cam_batch_size", "seg_batch_size"):
+        if name in values and values[name] % processes:
+            raise ParameterError(
+                f"parameter {name}: {values[name]} images cannot be shared equally by {processes} processes; take a "
+                f"multiple of {processes}, or another number of processes"
+            )
 
 
 def _check_batches(images: int, values: Values) -> None:

@@ -11,7 +11,13 @@ from ..data import LISTS, open_dataset, read_named
 from ..files import read_json, shipped_weights, stage_folders, weights_file
 from .given import GIVEN, contents, file_hash, stages_of_run
 
-WITHOUT_EFFECT = {"device", "workers", "run_folder", "photograph"}  # another value of these makes no result stale
+WITHOUT_EFFECT = {
+    "device",
+    "workers",
+    "processes",
+    "run_folder",
+    "photograph",
+}  # another value of these makes no result stale
 # The data enter by their fingerprint and what is given by its content, wherever they lie.
 WITHOUT_KEY = {"data_root", *GIVEN, *WITHOUT_EFFECT}
 

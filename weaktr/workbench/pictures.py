@@ -155,12 +155,15 @@ def predict_pictures(
     """
     masks = {picture: output / f"{picture.name}.png" for picture in pictures}
     notes = {"model": network.digest, "inference": network.inference, "crf": crf, "classes": network.names}
+    _refuse_clashes(masks)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    _refuse_clashes(masks)
-    missing = [picture for picture, mask in masks.items() if not os.path.lexists(mask)]
-    for picture in masks.keys() - set(missing):
-        _refuse_another(masks[picture], notes, picture)
+    missing = []
+    for picture, mask in masks.items():
+        if os.path.lexists(mask):
+            _refuse_another(mask, notes, picture)
+        else:
+            missing.append(picture)
     outcome = Predicted(there=len(masks) - len(missing))
     device = next(network.model.parameters()).device
     print(f"{len(masks)} pictures, {outcome.there} with their masks already, on {device}", flush=True)
