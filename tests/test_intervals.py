@@ -86,3 +86,23 @@ def test_pairing_cancels_what_both_share():
 def test_only_the_same_images_and_seeds_are_compared():
     with pytest.raises(ValueError, match=r"\(1, 20.*\(1, 30"):
         intervals.difference(pixel_counts(lists(1, images=20)), pixel_counts(lists(1)))
+    with pytest.raises(ValueError, match=r"\(1, 20.*\(1, 30"):
+        intervals.share(pixel_counts(lists(1, images=20)), pixel_counts(lists(1)))
+
+
+def test_share_of_a_ceiling_is_drawn_with_the_ceiling():
+    """Both from the same images, so that a list is a hundred percent of itself, whatever is drawn."""
+    own, ceiling = lists(seeds=2, error=0.3), lists(seeds=2, error=0.1)
+    found = intervals.share(pixel_counts(own), pixel_counts(ceiling))
+    expected = [np.mean([mean_iou(m.sum(0)) for m in matrices]) for matrices in (own, ceiling)]
+    assert found.value == pytest.approx(100 * expected[0] / expected[1]) and found.low < found.value < found.high
+    times, chosen = intervals.draws(30, 2)
+    samples = []
+    for row in range(len(times)):
+        drawn = [
+            np.mean([mean_iou(np.tensordot(times[row], matrices[seed], 1)) for seed in chosen[row]])
+            for matrices in (own, ceiling)
+        ]
+        samples.append(100 * drawn[0] / drawn[1])
+    assert [found.low, found.high] == pytest.approx(np.quantile(samples, [0.025, 0.975]))
+    assert intervals.share(pixel_counts(own), pixel_counts(own))[:3] == pytest.approx((100, 100, 100))

@@ -126,7 +126,8 @@ def _how_sure(runs: Runs) -> str:
     seeds = {stages.parameters.get("seed") for stages in runs.values()}
     text = (
         f"In brackets {100 * LEVEL:.0f} % intervals, over images that were drawn again; those of differences are "
-        "paired: of the same images. A difference whose interval holds 0 cannot be told from chance. "
+        "paired: of the same images. A difference whose interval holds 0 cannot be told from chance; one without is "
+        "not of the same images, or that of the share. "
     )
     if len(seeds) > 1:
         return text + "These runs have different random seeds: part of every difference is theirs."
