@@ -220,15 +220,21 @@ def test_a_controller_restarted_in_the_middle(place, cluster):
 def test_ctrl_c_and_the_same_command_again(place, cluster):
     waiting(place)
     script = (
-        "import sys\nsys.path.insert(0, 'tests')\nfrom pathlib import Path\nfrom test_slurm import go, slurm\n"
+        "import pathlib, sys\nfrom weaktr.sweeps import file, plan, schedule, slurm\n"
         "slurm.POLL_SECONDS = 0.5\n"
-        "if __name__ == '__main__': go(Path(sys.argv[1]))\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "notebooks = place / 'notebooks'\n"
+        "sweep = file.read_sweep(place / 'thresholds.toml', root=place / 'runs', notebooks=notebooks)\n"
+        f"pool = slurm.SlurmPool(place / 'runs', [sweep], {JOB})\n"
+        "runs = plan.plan([sweep], notebooks=notebooks)\n"
+        "schedule.run_sweeps(runs, pool, 4, notebooks=notebooks)\n"
     )
     words = [sys.executable, "-c", script, place]
     started = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     runs = place / "runs/demo_thresholds"
     try:
-        local_slurm.wait_until(lambda: len(list(runs.glob("*/01_first/here"))) == 2, cluster, 240)
+        local_slurm.wait_until(lambda: started.poll() or len(list(runs.glob("*/01_first/here"))) == 2, cluster, 240)
+        assert started.poll() is None, started.stderr.read()
         with pytest.raises(UserError, match="jobs of another call of this sweep are in the queue"):
             go(place)
         started.send_signal(signal.SIGINT)
