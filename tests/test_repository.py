@@ -28,7 +28,7 @@ PAGES = [
     "LOG.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").iterdir()),
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
 # Of how work is organised, not of the project; GitHub issues, terminal sessions and data readers may be named.
 OF_THE_WORK = re.compile(

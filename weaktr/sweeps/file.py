@@ -186,15 +186,12 @@ def keep(sweep: Sweep) -> None:
     write_json(sweep.folder / KEPT, sweep.entries)
 
 
-def sweep_of(
-    folder: str | Path, *, files: str | Path = "sweeps", root: str | Path = SWEEPS, notebooks: str | Path = NOTEBOOKS
-) -> Sweep:
+def sweep_of(folder: str | Path, *, files: str | Path = "sweeps", notebooks: str | Path = NOTEBOOKS) -> Sweep:
     """The sweep whose runs or results are in a folder: as it was kept there, else the file that gives its name.
 
     Args:
         folder: Of the sweep, such as papermill_runs/sweeps/demo_fusion or figures/sweeps/demo_fusion.
         files: The folder of sweep files, with folders in it.
-        root: The folder of all sweeps' folders, for a sweep that is kept nowhere.
         notebooks: As for `read_sweep`.
 
     Raises:
@@ -205,7 +202,7 @@ def sweep_of(
         return read_sweep(kept, folder.name, root=folder.parent, notebooks=notebooks)
     for path in sorted(resolve(files).rglob("*.toml")):
         if folder.name.endswith(path.stem) and folder.name == f"{load(path).get('preset', PRESET)}_{path.stem}":
-            return read_sweep(path, root=root, notebooks=notebooks)
+            return read_sweep(path, root=folder.parent, notebooks=notebooks)
     raise UserError(
         f"{folder}: no file below {files} says what this sweep asks; `weaktr sweep FILE` writes it down, and computes "
         "nothing again"

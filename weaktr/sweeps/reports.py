@@ -153,7 +153,8 @@ def _runs(folder: Path, sweep: Sweep, results: Tables) -> Table:
     made = table_of(heads, rows)
     csv = results.runs.to_csv(index=False).encode() if len(results.runs) else b""
     caption = "All parameters and manifests of their stages" if csv else ""
-    return made._replace(caption=caption, csv=csv, file=f"{sweep.name}_runs.csv")
+    measured = frozenset(range(2, 2 + len(labels)))
+    return made._replace(caption=caption, csv=csv, file=f"{sweep.name}_runs.csv", numbers=measured)
 
 
 def _of_run(table: pd.DataFrame, variant: str, seed: int) -> pd.DataFrame:
