@@ -198,7 +198,8 @@ class SegmenterEncoder(nn.Module):
             patches = patches + position
             if prefix_position.shape[1]:
                 prefix = prefix + prefix_position
-        tokens_BND = vit.norm_pre(torch.cat([prefix.expand(len(x), -1, -1), patches], 1))
+        tokens_BND = torch.cat([prefix.expand(len(x), -1, -1), patches], 1) if tokens else patches
+        tokens_BND = vit.norm_pre(tokens_BND)
         plain_products = torch.is_autocast_enabled("cpu") and tokens_BND.shape[1] <= FEW_TOKENS
         use_fused_attention(vit, not plain_products)
         for block, rope in zip(vit.blocks, rotary(vit, grid), strict=True):
