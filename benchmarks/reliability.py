@@ -1,15 +1,16 @@
-"""Killed, full, read-only, cut off: does a run go on, and end with the files of an undisturbed one?
+"""Killed, full, forbidden, cut off: does a run go on, and end with the files of an undisturbed one?
 
-    .venv/bin/python benchmarks/reliability.py [--kills 5] [--full 10] [--readonly 3] [--cuts 5] [--set NAME=VALUE …]
+    .venv/bin/python benchmarks/reliability.py [--kills 5] [--full 10] [--forbid 3] [--cuts 5] [--set NAME=VALUE …]
 
 One run is left alone. Another is killed again and again, with SIGKILL at random moments: the command, a kernel, or one
-of their workers. A third stands on a small disk of memory that fills up at random points, a fourth on one that becomes
-read-only, and of a fifth a file that its stages read is cut off at a random moment. Each is started again after each
-disturbance. It counts as failed if a file is there that cannot be read to its end, if the message names neither the
-file nor the place, if processes are left over, or if the files at the end are not, by sha256, those of the first.
+of their workers. Of a third a file that its stages read is cut off at a random moment, the folders of a fourth may not
+be written to, and a fifth stands on a small disk of memory that fills up at random points. Each is started again after
+each disturbance. It counts as failed if a file is there that cannot be read to its end, if the message names neither
+the file nor the place, if processes are left over, or if the files at the end are not, by sha256, those of the first.
 
-A disk that fills needs the right to mount one: as root, or where `unshare --map-root-user --mount` works. Without it
-that part is skipped, with a word. Nothing outside --folder is written. The table is in docs/reliability.md.
+A disk that fills needs the right to mount one: as root, or in `unshare --map-root-user --mount`. Root may write
+everywhere and is denied that by `setpriv`. Without either that part is skipped, with a word. Nothing outside --folder
+is written. The table is in docs/reliability.md.
 """
 
 import argparse
@@ -195,22 +196,28 @@ def fill_disk(run, disk, points, size, draw):
     return rows
 
 
-def make_readonly(run, disk, times, seconds, draw):
-    """Forbid writing at random moments of a run."""
+def forbid_writing(run, times, seconds, draw):
+    """Take the right to write into the folders of a run away at random moments, and give it back when it ended."""
     rows = []
-    for _ in range(times):
+    while len(rows) < times:
         process = run.start()
         began, moment = time.monotonic(), draw.uniform(1, seconds)
-        while process.poll() is None and time.monotonic() - began < moment:
+        while process.poll() is None and (time.monotonic() - began < moment or not list(run.folder.glob("0*"))):
             time.sleep(0.05)
-        forbidden = process.poll() is None and disk.forbid()
+        running = process.poll() is None
+        folders = [path for path in (run.folder, *run.folder.rglob("*")) if path.is_dir()]
+        for folder in folders:
+            folder.chmod(0o500)
         text, _ = process.communicate()
-        disk.allow()
-        if forbidden and process.returncode:
-            if "Read-only file system" not in text or "Traceback" in text:
-                run.fault(f"a disk that cannot be written is told so: {text[-1500:]}")
-            rows.append({"after (s)": round(moment, 1), "said": said(text)})
-            print(rows[-1], flush=True)
+        for folder in folders:
+            folder.chmod(0o700)
+        if not running:  # the run was faster than the moment: it begins anew
+            shutil.rmtree(run.folder, ignore_errors=True)
+            continue
+        if process.returncode and ("Permission denied" not in text or "Traceback" in text):
+            run.fault(f"a folder that cannot be written is told so: {text[-1500:]}")
+        rows.append({"after (s)": round(moment, 1), "failed": bool(process.returncode), "said": said(text)})
+        print(rows[-1], flush=True)
         run.check_whole()
     run.finish()
     return rows
@@ -251,7 +258,7 @@ def cut_files(run, cuts, seconds, draw):
 
 
 class Disk:
-    """A file system in memory, which may be resized and made read-only."""
+    """A file system in memory, which may be resized."""
 
     def __init__(self, folder, size):
         self.folder = Path(folder)
@@ -262,20 +269,7 @@ class Disk:
         subprocess.run(["mount", *options, str(self.folder)], check=True, capture_output=True, text=True)
 
     def resize(self, size):
-        self._mount("-o", f"remount,rw,size={int(size)}")
-
-    def forbid(self):
-        """Whether the disk could be made read-only: not while a file is open for writing."""
-        for _ in range(200):
-            try:
-                self._mount("-o", "remount,ro")
-                return True
-            except subprocess.CalledProcessError:
-                time.sleep(0.02)
-        return False
-
-    def allow(self):
-        self._mount("-o", "remount,rw")
+        self._mount("-o", f"remount,size={int(size)}")
 
     def used(self):
         return shutil.disk_usage(self.folder).used
@@ -293,6 +287,13 @@ def small_disk(folder, size):
         return None, f"skipped: a disk cannot be mounted here ({reason.strip()}); try as root, or `unshare -rm` before"
 
 
+def as_others():
+    """What a command is preceded by so that it may not write everywhere; None for root without setpriv."""
+    if os.geteuid():
+        return []
+    return ["setpriv", "--bounding-set=-dac_override"] if shutil.which("setpriv") else None
+
+
 # ── All of it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -300,7 +301,7 @@ def main():
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--full", type=int, default=10, help="points at which the disk fills")
-    parser.add_argument("--readonly", type=int, default=3, help="moments at which the disk becomes read-only")
+    parser.add_argument("--forbid", type=int, default=3, help="moments at which writing is forbidden")
     parser.add_argument("--cuts", type=int, default=5, help="files that are cut off")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--folder", default="", help="for the runs; default: a temporary one, removed at the end")
@@ -318,25 +319,22 @@ def main():
         digests, size = digest(first.folder), sum(path.stat().st_size for path in first.folder.rglob("*"))
         print(f"undisturbed: {seconds:.0f} s, {size / 1e6:.0f} MB, {len(digests)} files to compare", flush=True)
         faults += len(first.faults)
-        for name, times in (("kills", options.kills), ("cuts", options.cuts)):
-            if times:
-                run = Run(command, place / name)
-                disturb = kill_at_random if name == "kills" else cut_files
-                rows = disturb(run, times, seconds, draw)
-                faults += tell(name, run, rows, digests)
-        for name, times in (("full", options.full), ("readonly", options.readonly)):
-            disk, reason = small_disk(place / f"{name}_disk", 2**26) if times else (None, "")
-            if disk is None:
-                print(f"{name}: {reason or 'not asked for'}", flush=True)
+        ways = {"kills": kill_at_random, "cuts": cut_files, "forbid": forbid_writing}
+        for name, disturb in ways.items():
+            times = vars(options)[name]
+            bound = as_others() if name == "forbid" else []
+            if not times or bound is None:
+                print(f"{name}: {'skipped: root may write everywhere' if times else 'not asked for'}", flush=True)
                 continue
+            run = Run([*bound, *command], place / name)
+            faults += tell(name, run, disturb(run, times, seconds, draw), digests)
+        disk, reason = small_disk(place / "disk", 2**26) if options.full else (None, "not asked for")
+        if disk is None:
+            print(f"full: {reason}", flush=True)
+        else:
             try:
                 run = Run(command, disk.folder / "run")
-                if name == "full":
-                    rows = fill_disk(run, disk, times, size, draw)
-                else:
-                    disk.resize(20 * size)
-                    rows = make_readonly(run, disk, times, seconds, draw)
-                faults += tell(name, run, rows, digests)
+                faults += tell("full", run, fill_disk(run, disk, options.full, size, draw), digests)
             finally:
                 disk.remove()
     finally:

@@ -91,6 +91,17 @@ def test_a_run_whose_disk_fills_says_so_and_goes_on(command, undisturbed, tmp_pa
         disk.remove()
 
 
+@pytest.mark.slow
+def test_a_run_that_may_not_write_says_so_and_goes_on(command, undisturbed, tmp_path):
+    bound = reliability.as_others()
+    if bound is None:
+        pytest.skip("root may write everywhere")
+    run = reliability.Run([*bound, *command], tmp_path / "forbidden")
+    rows = reliability.forbid_writing(run, 1, 2, random.Random(0))
+    run.compare(undisturbed)
+    assert len(rows) == 1 and not run.faults and "Permission denied" in rows[0]["said"]
+
+
 def test_what_is_not_whole_is_a_fault(tmp_path, capsys):
     run = reliability.Run([], tmp_path)
     np.savez(tmp_path / "whole.npz", a=np.arange(9))

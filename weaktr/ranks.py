@@ -184,9 +184,9 @@ def run(function: Callable[..., object], processes: int, model: nn.Module, *argu
         RunError: a rank was killed.
         Exception: what a rank raised first.
     """
-    device = next(model.parameters()).device
     if processes == 1 or world() > 1:
         return False
+    device = next(model.parameters()).device
     # Not by torch's own pickling: the ranks would train the same memory.
     task = pickle.dumps((function, copy.deepcopy(model).cpu(), arguments, named))
     threads = max(1, torch.get_num_threads() // processes)

@@ -238,13 +238,27 @@ def import_papermill() -> ModuleType:
     return papermill
 
 
+class WholeNotebook:
+    """How papermill writes the executed notebook, which it does after every cell: whole, also when the disk is full."""
+
+    def write(self, text: str, path: str) -> None:
+        """Write the notebook. path: relative to the repository's root, or absolute."""
+        with atomic(resolve(path)) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+    def pretty_path(self, path: str) -> str:
+        """What papermill calls the notebook."""
+        return path
+
+
 def _execute(notebook: Path, folder: Path, parameters: Values) -> None:
     """Run one notebook in a kernel of its own, its printed lines shown as they come."""
     papermill = import_papermill()
     from nbclient.exceptions import DeadKernelError
 
     executed = folder / "notebook.ipynb"
-    executed.unlink(missing_ok=True)  # a sweep's runs may share the file
+    executed.unlink(missing_ok=True)  # that of an earlier pass
+    papermill.iorw.papermill_io.register(short(executed), WholeNotebook())
     try:
         with contextlib.chdir(ROOT), tempfile.TemporaryDirectory(prefix="weaktr_") as sockets:
             papermill.execute_notebook(
