@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from weaktr.errors import UserError
+from weaktr.errors import ParameterError, UserError
 from weaktr.models.checkpoints import save_model
 from weaktr.models.segmenter import create_segmenter
 from weaktr.workbench import presets, runner
@@ -25,6 +25,7 @@ BAD = {
     "device": ("mps", "give one of auto, cpu"),
     "threshold": (1.5, "must be at least 0 and below 1"),
     "workers": (-1, "must be at least 0"),
+    "processes": (-1, "must be at least 0"),
     "oracle_noise": (2.0, "at most 1"),
     "cam_augmentation": ("nonsense", "not a policy of timm"),
     "cam_epochs": (0, "greater than 0"),
@@ -160,3 +161,11 @@ def test_a_reader_that_closes_early_is_no_error(command):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_processes_that_cannot_share_a_batch():
+    """Two cores, and batches of an odd number of images."""
+    with pytest.raises(ParameterError, match="seg_batch_size: 3 images cannot be shared equally by 2 processes"):
+        check_run({"device": "cpu", "processes": 2, "seg_batch_size": 3})
+    with pytest.raises(ParameterError, match="processes 1000: there is one for each core"):
+        check_run({"device": "cpu", "processes": 1000})

@@ -119,7 +119,7 @@ def saved(image, **how):
         (painted(21), "scene_000010.png holds the value 21, but the data set has the classes 0…20"),
         (painted(255, slice(None)), "scene_000010.png is void (255) at"),
         (saved(Image.new("L", (30, 20))), "scene_000010.png is 30×20 pixels, the truth "),
-        (saved(Image.new("RGB", (128, 112))), "scene_000010.png is a RGB image"),
+        (saved(Image.new("RGB", (128, 112), "red")), "scene_000010.png is a RGB image"),
         (lambda path: path.write_bytes(path.read_bytes()[:90]), "scene_000010.png cannot be read"),
         (lambda path: write_label_png(path, read_label_png(path), {"classes": ["background", "cat"]}),
          "scene_000010.png is of a network with the classes cat; the data set has aeroplane"),

@@ -38,7 +38,7 @@ from weaktr.models.backbones import make_vit
 from weaktr.models.checkpoints import import_released, released_names
 from weaktr.models.weights import load_pretrained, read_weights
 from weaktr.sweeps.file import read_sweep
-from weaktr.workbench import keys, reports, text
+from weaktr.workbench import collection, comparison, keys, reports, text
 from weaktr.workbench.stage import Stage, prepare
 
 DAMAGES = int(os.environ.get("WEAKTR_FUZZ", "15"))
@@ -195,10 +195,10 @@ def read_run(path):
     run = path.parents[1]
     shutil.rmtree(run / "collected", ignore_errors=True)
     keys.finished_key(path.parent), keys.identity(path.parent)
-    compared = reports.compare([run])
+    compared = comparison.compare([run])
     assert compared.parameters is not None
     text.results_rows(files.read_json(path.parent / "metrics.json", list))
-    reports.collect_figures(run, run / "collected")
+    collection.collect_figures(run, run / "collected")
 
 
 def go_on_with(path):

@@ -319,7 +319,10 @@ FAULTS = {
     "turned by a quarter": (lambda f, i: write_label_png(f / LAST, np.zeros(i[::-1])), "turned by a quarter.*EXIF"),
     "one missing": (lambda f, i: (f / LAST).unlink(), f"has no label {LAST}; add it"),
     "an .npy": (lambda f, i: (f / LAST).rename(f / LAST.replace("png", "npy")), "but scene_000007.npy; save it as"),
-    "a colour image": (lambda f, i: Image.new("RGB", i[::-1]).save(f / LAST), "is a RGB image; masks are palette"),
+    "a colour image": (
+        lambda f, i: Image.new("RGB", i[::-1], "red").save(f / LAST),
+        "is a RGB image; masks are palette",
+    ),
     "a broken file": (lambda f, i: (f / LAST).write_bytes(b"PNG"), f"{LAST} cannot be read"),
 }
 

@@ -150,7 +150,8 @@ def test_retraining_is_done_by_hand_too(smoke, tmp_path):
     cells = json.loads((ROOT / "notebooks/04_online_retraining.ipynb").read_text())["cells"]
     parameters, *rest = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     script = tmp_path / "by_hand.py"  # without a kernel, whose messages can get lost
-    body = "\n".join([parameters, *(f"{name} = {value!r}" for name, value in given.items()), *rest])
+    shown = "from IPython.display import display"  # a kernel has it by itself
+    body = "\n".join([shown, parameters, *(f"{name} = {value!r}" for name, value in given.items()), *rest])
     script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(body, '    ')}\n")
     subprocess.run([sys.executable, script], cwd=ROOT, check=True, timeout=300)
     made = tmp_path / "run/04_online_retraining"

@@ -4,7 +4,7 @@ import pytest
 
 from weaktr import files
 from weaktr.__main__ import main
-from weaktr.workbench import reports, runner
+from weaktr.workbench import collection, runner
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_run_folder(standing, monkeypatch):
 
 def test_figures(standing, monkeypatch):
     targets = []
-    monkeypatch.setattr(reports, "collect_figures", lambda run, target: targets.append(target) or [])
+    monkeypatch.setattr(collection, "collect_figures", lambda run, target: targets.append(target) or [])
     main(["figures", "run", "mine"]), main(["figures", "run"])
     assert targets == [standing / "mine", standing / "figures"]
 
