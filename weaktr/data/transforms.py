@@ -18,6 +18,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils import data as torch_data
 
+from ..processes import watch_parent
 from .dataset import Dataset
 from .images import VOID
 
@@ -273,6 +274,7 @@ class EpochLoader:
             num_workers=max(1, workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the caller's random numbers do not depend on the loader
+            worker_init_fn=watch_parent,
         )
         self._batches: Iterator[Any] | None = None
         self._start = 0.0
