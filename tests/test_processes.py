@@ -31,6 +31,42 @@ def test_workers_of_a_killed_process_end_with_it(busy):
     assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
 
 
+LOADER = """if True:
+    import os, signal
+    import psutil, torch
+    from weaktr.data.transforms import EpochLoader
+
+    class Samples(torch.utils.data.Dataset):
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, key):
+            return torch.zeros(3)
+
+    if __name__ == "__main__":
+        torch.multiprocessing.set_start_method({method!r})
+        loader = EpochLoader(Samples(), 1, 504, range(100), 2)
+        next(iter(loader))
+        print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how processes are started elsewhere")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_the_processes_of_a_loader_end_with_a_killed_training(method, tmp_path):
+    """Also those that a fork server started, whom torch's own watch does not see orphaned."""
+    (tmp_path / "script.py").write_text(LOADER.replace("{method!r}", repr(method)))
+    command = [sys.executable, tmp_path / "script.py"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with open(tmp_path / "pids.txt", "w") as file:  # not a pipe, which those who are left would hold open
+        done = subprocess.run(command, stdout=file, env=environment, check=False)
+    pids = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
+    assert done.returncode == -signal.SIGKILL and len(pids) >= 2
+    left = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=20)[1]
+    assert not [one for one in left if one.status() != psutil.STATUS_ZOMBIE]
+
+
 def remember(value):
     os.environ["WEAKTR_TEST_VALUE"] = value
 

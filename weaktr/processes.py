@@ -80,9 +80,18 @@ def spawned(workers: int, initializer: Callable[..., object] | None = None, *arg
 
 def _begin(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
     """The first call in a worker."""
-    Thread(target=end_with_parent, daemon=True).start()
+    watch_parent()
     if initializer is not None:
         initializer(*arguments)
+
+
+def watch_parent(_: int = 0) -> None:
+    """Begin to watch over the process that started this one, see `end_with_parent`.
+
+    It is the `worker_init_fn` of loaders: torch's own watch asks for the parent's id, which is that of a fork server
+    where Python starts processes so, and the processes of a loader would outlive one that was killed.
+    """
+    Thread(target=end_with_parent, daemon=True).start()
 
 
 def end_with_parent() -> None:

@@ -18,7 +18,6 @@ from datetime import timedelta
 from itertools import islice
 from multiprocessing import get_start_method, set_start_method
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import ParameterError, RunError
-from .processes import cores, end_with_parent
+from .processes import cores, watch_parent
 from .progress import Progress
 
 LONGEST_WAIT = timedelta(hours=1)  # for another rank: the first one may have a slower disk, or write a checkpoint
@@ -212,7 +211,7 @@ def _rank(
     rank: int, processes: int, device_type: str, threads: int, start_method: str, folder: str, task: bytes
 ) -> None:
     """The life of a rank. `folder` is where they find each other, by files: no port that another run could take."""
-    Thread(target=end_with_parent, daemon=True).start()
+    watch_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the ranks ends them
     set_start_method(start_method, force=True)  # of the processes that load; a spawned process would spawn these too
     torch.set_num_threads(threads)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from .. import ranks
+from ..processes import watch_parent
 from .dataset import Dataset
 from .images import VOID
 
@@ -274,6 +275,7 @@ class EpochLoader:
             num_workers=max(1, workers),
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the caller's random numbers do not depend on the loader
+            worker_init_fn=watch_parent,
         )
         self._batches: Iterator[Any] | None = None
         self._start = 0.0

@@ -18,6 +18,7 @@ from ..data.transforms import normalise
 from ..device import set_precision
 from ..evaluation.metrics import curve_table, mean_of_known, threshold_counts
 from ..models.cam import CamModel
+from ..processes import watch_parent
 from .cam_generation import generate_cams
 
 MOST_MONITORED = 2000  # images measured after every epoch: COCO14's val has 40,137
@@ -107,6 +108,7 @@ def validate(
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own: the training's random numbers do not depend on the loader
+        worker_init_fn=watch_parent,
     )
     forward_precision = set_precision(device, precision)
     model.eval()

@@ -419,7 +419,9 @@ def _print_results(records: Sequence[Mapping[str, Any]], unknown: Sequence[Mappi
         named = dict.fromkeys(f"{record['metric']} on {record['list']} ({record['list_size']})" for record in unknown)
         print(f"could not be measured, as the list lacks what it needs: {', '.join(named)}")
     if not records:
-        text = "nothing else was measured" if unknown else "nothing was measured"
+        text = (
+            "nothing else was measured" if unknown else "nothing was measured: no masks, or nothing that they can tell"
+        )
     elif len(records) > MOST_ROWS:
         text = f"{len(records)} records in metrics.json"
     else:
