@@ -39,6 +39,7 @@ ENVIRONMENT = {
     # Also where the caller's shell says agg: figures that a cell leaves open stay in the notebook.
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     # Threads that wait for the next small operation spin a little, not for good: they would rob loaders and CRF.
+    # CAM generation beside a busy process: 2.6 times faster if they sleep at once, alone 2.3 times slower.
     "GOMP_SPINCOUNT": "100000",
     # What a kernel and its processes print reaches us in UTF-8, whatever the terminal's encoding.
     "PYTHONIOENCODING": "utf-8",
