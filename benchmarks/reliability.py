@@ -138,7 +138,7 @@ def digest(folder):
 
 
 def processes_of(process):
-    """The processes of a run by their part: command, kernel (leader of a session), worker (any other)."""
+    """The processes of a run by their part: command, kernel (leader of its process group), worker (any other)."""
     try:
         ours = psutil.Process(process.pid)
         found = {"command": [ours], "kernel": [], "worker": []}
