@@ -784,6 +784,7 @@ def test_what_could_not_be_measured_is_said_and_left_out(tmp_path, capsys):
         ('RuntimeError("unable to allocate shared memory(shm): No space left on device")', "docker run --shm-size"),
         ('OSError(28, "No space left on device", "cams/a.npz")', "make room"),
         ('OSError(24, "Too many open files")', "ulimit -n"),
+        ('RuntimeError("A child process terminated abruptly, the process pool is not usable")', "lower workers"),
         ('MemoryError("Unable to allocate 7 TiB")', "lower the batch size"),
         ('OSError(30, "Read-only file system", "cams/a.npz")', "can be written"),
     ],

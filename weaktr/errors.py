@@ -47,6 +47,8 @@ REMEDIES = {
     "CUDA out of memory|CUDA error: out of memory": "lower the batch size or the image size, or free the GPU",
     "can't allocate memory|Cannot allocate memory|Unable to allocate|MemoryError|std::bad_alloc": "the memory does not "
     "suffice: lower the batch size, the image size or workers",
+    "A child process terminated abruptly|A process in the process pool was terminated abruptly": "one of the processes "
+    "that refine, score or write was killed, most often for lack of memory: lower workers; the same command goes on",
     "Too many open files": "raise the limit on open files (ulimit -n 4096), or lower workers",
     "File name too long": "a path is too long for this file system or for a socket: set TMPDIR or run_folder to a "
     "shorter one",
