@@ -26,7 +26,7 @@ class Preset:
 DEMO = Preset(
     name="demo",
     summary="The whole pipeline on the embedded data set",
-    cost="10 to 12 minutes on two CPU cores that multiply bfloat16, 20 on older ones",
+    cost="11 to 13 minutes on two CPU cores that multiply bfloat16, 20 on older ones",
     expected="73.1 ± 0.5 % mIoU on val, three seeds; 78 % with true masks",
     command="make demo, or weaktr run --preset demo",
     parameters={},
