@@ -11,9 +11,8 @@ import numpy as np
 
 from ..data.dataset import Dataset
 from ..data.images import VOID
-from ..processes import in_shares
-from .metrics import confusion_matrix, mean_iou, pixel_counts
-from .scores import ListScore
+from .metrics import confusion_matrix, mean_iou
+from .scores import ListScore, add_up
 
 LEAST_NAMED = 0.5  # share of a class' pixels that lie in images which show it; weak labels have nearly all of them
 LEAST_MIOU = 20  # percent
@@ -140,21 +139,11 @@ def score_labels(dataset: Dataset, ids: Sequence[str], label: Labels, workers: i
         label: picklable where there are several workers.
         workers: how many processes at most.
     """
-    shares = in_shares(partial(_score, dataset=dataset, label=label), ids, workers)
-    total = np.sum([confusion for confusion, _ in shares], 0)
-    return ListScore(list(ids), total, np.concatenate([counts for _, counts in shares]))
+    return add_up(ids, partial(_where_labelled, dataset=dataset, label=label), len(dataset.classes) + 1, workers)
 
 
-def _score(ids: Sequence[str], *, dataset: Dataset, label: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """`ListScore.confusion` and `ListScore.counts` of some images."""
-    classes = len(dataset.classes) + 1
-    total = np.zeros((classes, classes), np.int64)
-    counts = np.zeros((len(ids), 3, classes), np.int32)
-    for row, image_id in enumerate(ids):
-        confusion = _confusion(label(image_id), dataset.mask(image_id), classes)
-        total += confusion
-        counts[row] = pixel_counts(confusion)
-    return total, counts
+def _where_labelled(image_id: str, *, dataset: Dataset, label: Labels) -> np.ndarray:
+    return _confusion(label(image_id), dataset.mask(image_id), len(dataset.classes) + 1)
 
 
 def without_an_error(score: ListScore) -> bool:

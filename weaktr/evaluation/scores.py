@@ -70,24 +70,39 @@ def score_list(
         predict: id → labels (H,W); picklable where there are several workers.
         workers: how many processes at most, each of which takes a share of the list.
     """
-    job = partial(_score, dataset=dataset, predict=predict)
-    shares = in_shares(job, ids, workers)
-    total = np.sum([confusion for confusion, _ in shares], 0)
+    confusion = partial(_confusion, dataset=dataset, predict=predict)
+    return add_up(ids, confusion, len(dataset.classes) + 1, workers)
+
+
+def _confusion(image_id: str, *, dataset: Dataset, predict: Callable[[str], np.ndarray]) -> np.ndarray:
+    return confusion_matrix(predict(image_id), dataset.mask(image_id), len(dataset.classes) + 1)
+
+
+def add_up(ids: Sequence[str], confusion: Callable[[str], np.ndarray], num_classes: int, workers: int = 1) -> ListScore:
+    """The score of a list from the confusion matrices of its images.
+
+    Args:
+        ids: the list.
+        confusion: id → (K,K) truth × prediction; picklable where there are several workers.
+        num_classes: K, with background.
+        workers: how many processes at most, each of which takes a share of the list.
+    """
+    shares = in_shares(partial(_add_up_share, confusion=confusion, num_classes=num_classes), ids, workers)
+    total = np.sum([confusions for confusions, _ in shares], 0)
     counts = np.concatenate([counts for _, counts in shares])
     return ListScore(list(ids), total, counts)
 
 
-def _score(
-    ids: Sequence[str], *, dataset: Dataset, predict: Callable[[str], np.ndarray]
+def _add_up_share(
+    ids: Sequence[str], *, confusion: Callable[[str], np.ndarray], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`ListScore.confusion` and `ListScore.counts` of some images."""
-    classes = len(dataset.classes) + 1
-    total = np.zeros((classes, classes), np.int64)
-    counts = np.zeros((len(ids), 3, classes), np.int32)
+    total = np.zeros((num_classes, num_classes), np.int64)
+    counts = np.zeros((len(ids), 3, num_classes), np.int32)
     for row, image_id in enumerate(ids):
-        confusion = confusion_matrix(predict(image_id), dataset.mask(image_id), classes)
-        total += confusion
-        counts[row] = pixel_counts(confusion)
+        own = confusion(image_id)
+        total += own
+        counts[row] = pixel_counts(own)
     return total, counts
 
 
