@@ -164,6 +164,16 @@ def test_qualitative_grid(scenes):
     np.testing.assert_array_equal(pictures(figure)[5], plots.colour_mask(rows[1]["truth"]))
 
 
+@pytest.mark.parametrize("height, rotation", [(240, 90), (100, 0)])
+def test_names_of_flat_rows_stay_beside_their_rows(height, rotation):
+    flat = np.zeros((height, 320, 3), np.uint8)
+    figure = plots.qualitative_grid([{"image": flat, "truth": flat[..., 0]}] * 3, CLASSES, ["horse, person, cow"] * 3)
+    check(figure)
+    names = [ax.yaxis.label for ax in figure.axes[::2]]
+    assert [name.get_text().replace("\n", " ") for name in names] == ["horse, person, cow"] * 3
+    assert {name.get_rotation() for name in names} == {rotation}
+
+
 def test_label_outside_the_classes_is_named_by_number(scenes):
     image, mask = scenes[0]
     assert "label 77" in check(

@@ -272,7 +272,7 @@ def test_sweep_figure_hollows_what_could_be_chance():
          "difference_high": [np.nan, 3.0, 12.0]}
     )  # fmt: skip
     table = pd.DataFrame({"variant": ["a", "b", "c"], "measure": "mask", "value": [60.0, 61.0, 70.0], "list": "val",
-                          "list_size": 9})  # fmt: skip
+                          "list_size": 9, "metric": "mIoU of mask"})  # fmt: skip
     ax, differences = plots.sweep(found, table, "Title").axes
     dots = [[line for line in one.lines if line.get_marker() == "o"] for one in (ax, differences)]
     hollow = [[dot.get_markerfacecolor() == "white" for dot in line] for line in dots]
@@ -281,6 +281,12 @@ def test_sweep_figure_hollows_what_could_be_chance():
     assert "val (9 images) · 3 random seeds" in ax.get_xlabel()
     assert [text.get_text() for text in ax.texts] == ["60.0 ± 1.0", "61.0 ± 1.0", "70.0 ± 1.0"]
     assert [text.get_text() for text in differences.texts] == ["", "+1.0", "+10.0"]
+    assert ax.get_xlabel().startswith("mask, mIoU (%)") and differences.get_xlabel() == "points of mIoU"
+    of_labels = plots.sweep(found, table.assign(metric="mAP (image labels)"), "Title").axes
+    assert [one.get_xlabel().partition("\n")[0] for one in of_labels] == ["mask, mAP (%)", "points of mAP"]
+    of_weights = plots.sweep(found, table.assign(metric="spread of the head weights"), "Title").axes
+    assert of_weights[0].get_xlabel().startswith("mask, spread of the head weights\n")
+    assert of_weights[1].get_xlabel() == "in the unit of each row"
     (narrow,) = plots.sweep(found, table, "Title", plots.COLUMN).axes
     assert [text.get_text() for text in narrow.texts] == ["60.0 ± 1.0", "61.0 ± 1.0  +1.0", "70.0 ± 1.0  +10.0"]
     (alone,) = plots.sweep(found.assign(difference=np.nan), table, "Title").axes

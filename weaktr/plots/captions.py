@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from ..evaluation.intervals import LEVEL, Estimate
 
+IN_PERCENT = ("mIoU", "mAP")  # the names of other metrics hold their unit
+
 
 def runs_in_words(numbers: Iterable[int]) -> str:
     """How many runs each of several means rests on: "3 random seeds", or "2–3 random seeds"."""
@@ -21,6 +23,12 @@ def variant_in_words(variant: str) -> str:
     between_numbers = r"(?<=\d)_(?=\d)"
     words = re.sub(f"{between_parameters}|{between_numbers}", ", ", variant)
     return words.replace("=", " ").replace("_", " ")
+
+
+def metric_in_words(metric: str) -> str:
+    """What a metrics record calls its metric, with its unit and without of what: "mIoU of mask" → "mIoU (%)"."""
+    name = metric.partition(" ")[0]
+    return f"{name} (%)" if name in IN_PERCENT else metric
 
 
 def verdict(found: Estimate, name: str, baseline: str) -> str:

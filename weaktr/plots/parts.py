@@ -24,6 +24,7 @@ HEAT = "inferno"  # colours of maps laid over their image
 OPACITY = 0.7
 LUMA = np.array([0.299, 0.587, 0.114])  # the image's grey, from red, green and blue
 SMALL = 10  # classes whose matrix fits one column
+LETTER = 0.072  # inches that a letter of eight points takes
 
 Row = Mapping[str, Any]  # the pictures and numbers of one row of a grid, by name
 
@@ -115,8 +116,8 @@ def grid(
         bare(ax)
     for ax, title in zip(axes[0], titles):
         add_title(ax, title, tile)
-    for ax, name in zip(axes[:, 0], names):
-        ax.set_ylabel(name)
+    for ax, name, height in zip(axes[:, 0], names, heights):
+        name_row(ax, name, height)
     return figure, axes
 
 
@@ -129,8 +130,22 @@ def bare(ax: Axes) -> None:
 
 def add_title(ax: Axes, text: str, inches: float) -> None:
     """Set a title in the middle over a picture that is so many inches wide."""
-    letters = max(8, int(inches / 0.072))
-    ax.set_title(textwrap.fill(text, letters), loc="center", fontsize=8, pad=3)
+    ax.set_title(wrapped(text, inches), loc="center", fontsize=8, pad=3)
+
+
+def name_row(ax: Axes, name: str, inches: float) -> None:
+    """Set a name along the left side of a picture that is so many inches high; across, where it is too flat."""
+    text = wrapped(name, inches)
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest * LETTER <= inches:
+        ax.set_ylabel(text)
+    else:
+        ax.set_ylabel(text, rotation=0, ha="right", va="center")
+
+
+def wrapped(text: str, inches: float) -> str:
+    """A text in lines that are no longer than a picture's side, at eight points."""
+    return textwrap.fill(text, max(8, int(inches / LETTER)))
 
 
 def fit(figure: Figure) -> Figure:

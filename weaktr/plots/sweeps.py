@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .captions import runs_in_words, variant_in_words
+from .captions import IN_PERCENT, metric_in_words, runs_in_words, variant_in_words
 from .parts import list_rows
 from .style import BLACK, BLUE, COLUMN, GREEN, GREY, ORANGE, VERMILLION, WIDTH, style
 
@@ -37,7 +37,7 @@ def sweep(found: pd.DataFrame, table: pd.DataFrame, title: str, width: float = W
     differences. Hollow: the difference's interval holds zero; grey: nothing to compare with.
 
     Args:
-        found: a row per variant and measure, as `sweeps.results.summary` gives them (mIoU in percent).
+        found: a row per variant and measure, as `sweeps.results.summary` gives them.
         table: a row per run and measure, as `sweeps.results.results` gives them.
         title: of the figure.
         width: inches; within COLUMN there is one panel, and the differences stand beside the means.
@@ -61,9 +61,9 @@ def sweep(found: pd.DataFrame, table: pd.DataFrame, title: str, width: float = W
     list_rows(ax, [variant_in_words(row) for row in rows[name]], _mean_texts(rows, with_difference=narrow))
     ax.set_title(textwrap.fill(title, 40 if narrow else 60))
     right = "right: mean ± SD" + (", paired difference" if narrow and compared.any() else " over seeds")
-    ax.set_xlabel("\n".join([_measured(rows, by_measure), f"{_lists(values)} · {_runs(rows)}", right]))
+    ax.set_xlabel("\n".join([_measured(values, by_measure), f"{_lists(values)} · {_runs(rows)}", right]))
     if two_panels:
-        _differences(axes[1], rows)
+        _differences(axes[1], rows, values)
     _legend(figure, rows, has_baseline=two_panels or len(baseline) == 1, narrow=narrow)
     return figure
 
@@ -88,12 +88,14 @@ def _intervals(ax: Axes, rows: pd.DataFrame, columns: Sequence[str]) -> None:
             ax.plot(value, y, color=colour, linestyle="", marker="o", markerfacecolor=filling, markersize=6, zorder=4)
 
 
-def _differences(ax: Axes, rows: pd.DataFrame) -> None:
-    """The panel of paired differences from the baseline, which is the line at zero."""
+def _differences(ax: Axes, rows: pd.DataFrame, values: pd.DataFrame) -> None:
+    """The panel of paired differences of the rows' values from the baseline, which is the line at zero."""
     _intervals(ax, rows, DIFFERENCE)
     list_rows(ax, [""] * len(rows), _numbers(rows["difference"], "{:+.1f}"))
     _baseline(ax, 0)
-    ax.set(title="Paired difference", xlabel="points of mIoU")
+    names = {metric.partition(" ")[0] for metric in values["metric"]}
+    in_points = len(names) == 1 and names.issubset(IN_PERCENT)
+    ax.set(title="Paired difference", xlabel=f"points of {names.pop()}" if in_points else "in the unit of each row")
 
 
 def _baseline(ax: Axes, x: float) -> None:
@@ -113,8 +115,10 @@ def _mean_texts(rows: pd.DataFrame, *, with_difference: bool) -> list[str]:
     return [mean + spread + difference for mean, spread, difference in zip(means, spreads, differences)]
 
 
-def _measured(rows: pd.DataFrame, by_measure: bool) -> str:
-    return "mIoU (%)" if by_measure else f"{rows['measure'].iloc[0]}, mIoU (%)"
+def _measured(values: pd.DataFrame, by_measure: bool) -> str:
+    """What the values are, with their units; where a row is a measure, its name stands beside it."""
+    units = ", ".join(dict.fromkeys(metric_in_words(metric) for metric in values["metric"]))
+    return units if by_measure else f"{values['measure'].iloc[0]}, {units}"
 
 
 def _lists(values: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..files import atomic, read_json, resolve, stage_folders, write_table
-from ..plots.captions import runs_in_words, variant_in_words
+from ..plots.captions import metric_in_words, runs_in_words, variant_in_words
 from ..workbench import presets
 from ..workbench.keys import stale
 from ..workbench.published import as_published, published
@@ -20,7 +20,6 @@ ESCAPES = str.maketrans(
     | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
 )
 NOTHING = "–"  # in a cell without a number
-IN_PERCENT = ("mIoU", "mAP")  # the names of other metrics hold their unit
 
 
 # ── Any table ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -135,16 +134,10 @@ def metrics_in_words(measures: Iterable[Measure]) -> str:
     """The metric of a sweep's measures with its unit; where there are several, each with the labels of its measures."""
     labels: dict[str, list[str]] = {}
     for measure in measures:
-        labels.setdefault(_with_unit(measure["metric"]), []).append(f"“{measure['label']}”")
+        labels.setdefault(metric_in_words(measure["metric"]), []).append(f"“{measure['label']}”")
     if len(labels) == 1:
         return next(iter(labels))
     return "; ".join(f"{metric} of {', '.join(own)}" for metric, own in labels.items())
-
-
-def _with_unit(metric: str) -> str:
-    """What a metrics record calls its metric, without of what: "mIoU of mask" → "mIoU (%)"."""
-    name = metric.partition(" ")[0]
-    return f"{name} (%)" if name in IN_PERCENT else metric
 
 
 # ── The published results ─────────────────────────────────────────────────────────────────────────────────────────
