@@ -17,7 +17,7 @@ from weaktr.method.cam_training import cam_losses
 from weaktr.models import encoders
 from weaktr.models.attention import KeptMaps, RemadeMaps, tapped
 from weaktr.models.backbones import make_vit
-from weaktr.models.cam import cam_variant, create_cam_model
+from weaktr.models.cam import balance, cam_variant, create_cam_model
 from weaktr.models.checkpoints import load_model, save_model
 from weaktr.models.fusion import AttentionFusion
 from weaktr.models.released import import_released_cam, released_names
@@ -443,6 +443,41 @@ def test_permuting_the_heads_permutes_their_weights(seed, layers, order, pool):
     permuted, same = fusion(KeptMaps([m[:, list(order)] for m in maps]), [b[..., channels] for b in branches])
     assert naive.error(permuted, weights[:, :, list(order)]) < 1e-5
     assert naive.error(same, fused) < 1e-5
+
+
+# ---------------------------------------------------------------- beyond the paper
+
+
+def test_balanced_attention_gives_away_as_much_as_it_takes_in():
+    generator = torch.Generator().manual_seed(3)
+    attention = torch.rand(2, 20, 20, generator=generator).softmax(-1)
+    attention[:, :, 4] *= 50  # a patch that all others attend to
+    balanced = balance(attention)
+    assert torch.equal(balanced, balanced.transpose(1, 2))
+    assert naive.error(balanced.sum(1), torch.ones(2, 20)) < 1e-3
+    once_more = attention * torch.rand(2, 20, 1, generator=generator)  # what its rows add up to does not matter
+    assert naive.error(balance(once_more), balanced) < 1e-2
+
+
+def test_compositions_beyond_the_paper_follow_their_definitions():
+    model = import_released_cam(naive.random_cam_checkpoint(), num_heads=3)
+    with torch.inference_mode():
+        output = model(torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(5)))
+    lifted = cam_variant(output, "lifted", refined=False)
+    for image, c in np.ndindex(lifted.shape[:2]):
+        coarse = output.coarse_cam[image, c]
+        assert torch.equal(lifted[image, c], output.cross_attention[image, c] * (coarse - coarse.min()))
+    for refined in (True, False):
+        published = cam_variant(output, "fused", refined)
+        assert torch.equal(published, output.fine_cam if refined else output.fused_cam)
+    attention = output.patch_attention.numpy().astype(float)
+    for _ in range(3):
+        attention = attention / attention.sum(2)[:, :, None]
+        attention = attention / attention.sum(1)[:, None, :]
+    symmetric = (attention + attention.transpose(0, 2, 1)) / 2
+    expected = np.einsum("bij,bcj->bci", symmetric, output.fused_cam.flatten(2).numpy())
+    made = cam_variant(output, "fused", True, balanced=True)
+    assert naive.error(made.flatten(2), torch.from_numpy(expected)) < 1e-5
 
 
 # ---------------------------------------------------------------- bad input

@@ -49,6 +49,12 @@ BAD = {
 }
 
 
+def test_balancing_what_is_not_refined_is_refused(tmp_path):
+    given = presets.get("smoke").parameters | {"cam_balanced": True, "cam_refined": False}
+    with pytest.raises(UserError, match=r"cam_balanced.*cam_refined=False"):
+        runner.run(given, tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_value_is_refused_before_anything_starts(name, tmp_path):
     value, fragment = BAD[name]

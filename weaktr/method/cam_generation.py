@@ -36,7 +36,7 @@ BATCH_PIXELS = 2**17
 BATCH_PIXELS_GPU = 2**20
 THREADS_GPU = 8  # that read images, and as many that write CAMs
 
-Variant = tuple[str, bool]  # kind and refined of a composition, see `models.cam.cam_variant`
+Variant = tuple[str, bool] | tuple[str, bool, bool]  # kind, refined and balanced, see `models.cam.cam_variant`
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -50,6 +50,7 @@ def generate_cams(
     *,
     kind: str = "fused",
     refined: bool = True,
+    balanced: bool = False,
 ) -> dict[int, np.ndarray]:
     """Multi-scale mirrored CAMs of one image.
 
@@ -60,11 +61,12 @@ def generate_cams(
         scales: factors of the size, whose maps are added up.
         kind: composition, see `cam_variant`.
         refined: whether it is carried along the patch attention.
+        balanced: whether that attention is balanced first, see `cam_variant`.
 
     Returns:
         {present class from 0: (H,W) float32 in 0…1}.
     """
-    return generate_variants(model, image, labels, scales, [(kind, refined)])[0]
+    return generate_variants(model, image, labels, scales, [(kind, refined, balanced)])[0]
 
 
 def generate_variants(
@@ -74,7 +76,7 @@ def generate_variants(
     scales: Sequence[float],
     variants: Sequence[Variant],
 ) -> list[dict[int, np.ndarray]]:
-    """`generate_cams` for several compositions [(kind, refined), …] from the same forward passes."""
+    """`generate_cams` for several compositions [(kind, refined, balanced), …] from the same forward passes."""
     views = mirrored_views(model, [image], scales)
     grids_by_variant = generate_grids(model, views, [labels], variants)[0]
     return [enlarge(grids, image.shape[:2]) for grids in grids_by_variant]
@@ -116,7 +118,7 @@ def generate_grids(
         model: of step 1.
         views: as `mirrored_views` makes them.
         labels: (n,C) 0/1.
-        variants: compositions [(kind, refined), …].
+        variants: compositions [(kind, refined, balanced), …].
 
     Returns:
         By image and by variant {present class from 0: [(h,w) float32, a grid per scale]}.
@@ -131,8 +133,8 @@ def generate_grids(
         return found
     for view in views:
         output = model(view)
-        for number, (kind, refined) in enumerate(variants):
-            pairs_n2Chw = cam_variant(output, kind, refined).float().unflatten(0, (-1, 2))
+        for number, composition in enumerate(variants):
+            pairs_n2Chw = cam_variant(output, *composition).float().unflatten(0, (-1, 2))
             cams_nChw = (pairs_n2Chw[:, 0] + pairs_n2Chw[:, 1].flip(-1)).cpu().numpy()
             for cam_Chw, grids_by_variant in zip(cams_nChw, found, strict=True):
                 for c, grids in grids_by_variant[number].items():
@@ -162,7 +164,7 @@ def generate_list(
         dataset: gives images and labels.
         ids: of the images.
         scales: factors of the size, see `generate_cams`.
-        variants: {folder: (kind, refined)}; each folder gets one <id>.npz per image.
+        variants: {folder: (kind, refined, balanced)}; each folder gets one <id>.npz per image.
         progress: counts images.
         processes: that share the list, see `ranks.wanted`.
     """

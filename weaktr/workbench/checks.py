@@ -202,6 +202,11 @@ def check_values(values: Values) -> None:
             if fault:
                 raise ParameterError(f"parameter {name}: {fault}")
     _check_windows(values)
+    if values.get("cam_balanced") and not values.get("cam_refined", True):
+        raise ParameterError(
+            "parameter cam_balanced: it changes the patch attention along which cam_refined=False carries nothing; "
+            "leave cam_refined as it is, or cam_balanced out"
+        )
     if values.get("cam_augmentation"):
         _check_augmentation(values["cam_augmentation"])
 
