@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from weaktr import files, progress
 from weaktr.__main__ import main
 from weaktr.errors import DataError, ParameterError, RunError, UserError
+from weaktr.sweeps.file import read_sweep
 from weaktr.workbench import keys, open_stage, presets, runner, text
 from weaktr.workbench.parameters import Parameter, catalogue, check_parameters, declared_parameters
 from weaktr.workbench.stage import Stage, hold, interactive, prepare, remove
@@ -887,6 +888,10 @@ def test_a_sweep_is_planned_and_not_started(tmp_path, capsys):
     plan, *table = capsys.readouterr().out.splitlines()[-4:]
     assert plan.startswith("2 runs, 0 done already; 2 stages to compute; ") and plan.endswith("with 2 jobs")
     assert [row.split()[-1] for row in table] == ["do", "01_cam_training", "01_cam_training"]
+    given = read_sweep(tmp_path / "dry.toml", given={"cam_epochs": "3"})
+    assert [values["cam_epochs"] for values in given.overrides.values()] == ["3"]
+    assert main(["sweep", str(tmp_path / "dry.toml"), "--dry-run", "--set", "cam_epoch=3"]) == 2
+    assert "unknown parameter 'cam_epoch', did you mean cam_epochs" in capsys.readouterr().err
 
 
 def test_presets_are_listed_without_torch():

@@ -116,6 +116,9 @@ def _assignments(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
 def _add_sweep(commands: Any) -> None:
     sweep = _add(commands, "sweep", _sweep, "run sweeps: many runs out of small TOML files, in parallel")
     sweep.add_argument("files", nargs="+", metavar="FILE", help="as in sweeps/")
+    sweep.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="override a parameter of all runs"
+    )
     sweep.add_argument("--dry-run", action="store_true", help="print the plan and an estimate, start nothing")
     sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages at a time (one per GPU, or two cores)")
     sweep.add_argument("--executor", choices=("local", "slurm"), default="local", help="processes here, or Slurm jobs")
@@ -135,7 +138,8 @@ def _sweep(options: argparse.Namespace) -> None:
     given = check_options(_assignments(options.slurm, "--slurm"))
     if given and not on_slurm:
         raise ParameterError(f"--slurm {' '.join(options.slurm)}: add --executor slurm")
-    sweeps = [read_sweep(path) for path in options.files]
+    overrides = _assignments(options.set)
+    sweeps = [read_sweep(path, given=overrides) for path in options.files]
     if len({sweep.name for sweep in sweeps}) < len(sweeps):
         raise ParameterError("two of the files have one preset and name, which make the sweep's folder; rename one")
     pool: Any = None

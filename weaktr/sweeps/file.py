@@ -119,13 +119,19 @@ class Variant:
 
 
 def read_sweep(
-    source: str | Path | dict[str, Any], name: str = "", *, root: str | Path = SWEEPS, notebooks: str | Path = NOTEBOOKS
+    source: str | Path | dict[str, Any],
+    name: str = "",
+    *,
+    given: Parameters | None = None,
+    root: str | Path = SWEEPS,
+    notebooks: str | Path = NOTEBOOKS,
 ) -> Sweep:
     """Read and check a sweep; nothing is started or written.
 
     Args:
         source: A TOML file, or its content as a dict, as in a notebook's cell.
         name: Of the sweep's folder; left out: <preset>_<file>.
+        given: Overrides of all runs, which stand above those of the file: where the data lie, for instance.
         root: The folder of all sweeps' folders.
         notebooks: The folder of the notebooks that declare the parameters.
 
@@ -140,6 +146,8 @@ def read_sweep(
     declared = catalogue(notebooks)
     with naming(f"sweep {name}"):
         check_shape(entries)
+        if given:
+            entries = entries | {"set": entries.get("set", {}) | given}
         check_overrides(entries)
         if not re.fullmatch(FOLDER_NAME, name):
             raise ParameterError("its name becomes a folder's; give one of letters, digits and . = , + -")
