@@ -40,8 +40,9 @@ NAMES = ("cat", "dog", "cow")
 def test_what_is_not_given_leaves_keys_as_they_were():
     """Runs of before there were these parameters stay finished."""
     old = {"seed": 1, "cam_lr": 0.1}
-    new = old | {"trained_cam": "", "trained_segmenter": "", "label_folder": ""}
+    new = old | {"trained_cam": "", "trained_segmenter": "", "label_folder": "", "cam_balanced": False}
     assert keys.stage_key(new, "data", []) == keys.stage_key(old, "data", [])
+    assert keys.stage_key(new | {"cam_balanced": True}, "data", []) != keys.stage_key(old, "data", [])
 
 
 def test_what_is_given_enters_the_key_by_content(tmp_path):

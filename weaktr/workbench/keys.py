@@ -20,6 +20,9 @@ WITHOUT_EFFECT = {
 }  # another value of these makes no result stale
 # The data enter by their fingerprint and what is given by its content, wherever they lie.
 WITHOUT_KEY = {"data_root", *GIVEN, *WITHOUT_EFFECT}
+# Parameters that came later, with the value at which a stage does what it did before: then they are in no key either,
+# and finished runs stay finished.
+AS_BEFORE: dict[str, Any] = {"cam_balanced": False}
 
 
 class DataSource(NamedTuple):
@@ -60,6 +63,9 @@ def stage_key(parameters: Mapping[str, Any], fingerprint: str, inputs: Iterable[
         inputs: the folders of all stages of its run before it.
     """
     effective = {name: value for name, value in parameters.items() if name not in WITHOUT_KEY}
+    for name, value in AS_BEFORE.items():
+        if effective.get(name) == value:
+            del effective[name]
     effective |= _weights_by_content(parameters) | contents(parameters)
     made = [identity(folder) for folder in inputs]
     return hashlib.sha256(json.dumps([effective, fingerprint, made], sort_keys=True).encode()).hexdigest()
