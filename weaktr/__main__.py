@@ -160,6 +160,7 @@ def _sweep(options: argparse.Namespace) -> None:
         _print_sweep(sweep)
     shared = sum(one.shared for one in runs)
     print(f"\n{view.counts(runs)}; {shared} stage runs saved by sharing", flush=True)
+    print(f"next · `weaktr report {short(sweeps[0].folder)}` draws it on one page", flush=True)
     if failed := sum(one.state == "failed" for one in runs):
         raise RunError(f"{failed} of {len(runs)} runs failed; the same command tries them again")
 
@@ -324,6 +325,7 @@ def _add_import(commands: Any) -> None:
 def _import(options: argparse.Namespace) -> None:
     from .models import million_parameters
     from .models.checkpoints import import_released
+    from .models.trained import KINDS
 
     model, path = import_released(
         options.file,
@@ -338,6 +340,8 @@ def _import(options: argparse.Namespace) -> None:
     classes = model.config["num_classes"]
     print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
     print(f"normalised by mean {model.mean} and standard deviation {model.std}; another: --normalise")
+    parameter = KINDS[model.config["step"]][1]
+    print(f"next · `weaktr run --set {parameter}={path} …` goes on from this network instead of training one")
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,6 +368,7 @@ def _data_check(options: argparse.Namespace) -> None:
     print(text)
     if faults:
         raise RunError(f"{faults} things to look at in {options.root}")
+    print("\nnext · `weaktr presets` lists what a run can start from; `weaktr run --preset NAME --set data_root=…`")
 
 
 def _data_fetch(options: argparse.Namespace) -> None:
@@ -371,6 +376,7 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
     sizes = fetch_voc12(here(options.root) if options.root else resolve("data/voc12"))
     print(", ".join(f"{name} {size}" for name, size in sizes.items()))
+    print("next · `weaktr run --preset voc12_eva02_s --set data_root=…`; `weaktr presets` lists the others")
 
 
 def _data_coco_masks(options: argparse.Namespace) -> None:

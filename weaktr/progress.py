@@ -5,6 +5,7 @@ import io
 import sys
 import time
 
+FIRST_SECONDS = 8.0  # until the first line of progress
 PROGRESS_SECONDS = 30.0  # between two lines of progress
 
 PLAIN = {"·": "-", "–": "-", "…": "...", "→": "->", "×": "x", "±": "+-", "τ": "tau", "²": "2", "‘": "'", "’": "'"}
@@ -37,7 +38,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Prints how much is done, the speed and the time left, every PROGRESS_SECONDS and at the end.
+    """Prints how much is done, the speed and the time left: soon, then every PROGRESS_SECONDS, and at the end.
 
     A periodic line shortly before the end is skipped. Lines are few and plain: an executed notebook keeps them all.
     """
@@ -48,7 +49,7 @@ class Progress:
         self.unit = unit
         self.done = 0
         self._start = time.monotonic()
-        self._printed = self._start
+        self._printed = self._start + FIRST_SECONDS - PROGRESS_SECONDS
 
     def update(self, n: int = 1, note: str = "") -> None:
         """Count `n` more units of work as done; `note` ends the line, if one is printed."""

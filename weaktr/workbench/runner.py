@@ -130,7 +130,17 @@ def run(
     if executed:
         with atomic(this.path / "results.csv") as aside, open(aside, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
-    print(f"\nResults in {short(this.path)}\n{aligned(rows)}", flush=True)
+    place = short(this.path)
+    print(f"\nResults in {place}\n{aligned(rows)}", flush=True)
+    print(f"\nnext · {_next(this, place)}", flush=True)
+
+
+def _next(this: RunFolder, place: str) -> str:
+    """What a person may do with a run: see it on one page, and use its segmenter or go on to have one."""
+    page = f"`weaktr report {place}` tells it on one page"
+    if (this.path / "04_online_retraining" / "metrics.json").is_file():
+        return f"{page}; `weaktr predict {place} PICTURES --output FOLDER` makes masks of other pictures"
+    return f"{page}; the same command with more --stages goes on from here"
 
 
 def select(stages: Sequence[str] | None, declared: Declared) -> list[str]:
