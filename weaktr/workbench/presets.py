@@ -144,11 +144,12 @@ OWN_PHOTOGRAPHS = VOC12 | {
 }
 
 # ── Photographs without a GPU ─────────────────────────────────────────────────────────────────────────────────────
-# Rates and lengths were found on photographs of six animals (docs/results.md) without masks of val. Step 1, peak of 4e-5
-# (1.28e-3 at batch 16): three epochs, one seed, fine CAM on 196 images of train 54.0; a peak of 1e-4 gives 46.2 after two
-# epochs and 45.2 after six, while mAP on val goes on rising, 79.8, 85.9: what names images better need not find objects
-# better, and the attention is lost first (42 to 35). A warm-up of one epoch costs two, since the schedule is one epoch
-# behind. RandAugment is for trainings ten times as long. Step 2 at the published rate learns less than its labels know.
+# Rates and lengths were found on photographs of six animals (docs/results.md) without masks of val. Step 1, peak of
+# 4e-5 (1.28e-3 at batch 16): three epochs, one seed, fine CAM on 196 images of train 54.0; a peak of 1e-4 gives 46.2
+# after two epochs and 45.2 after six, while mAP on val goes on rising, 79.8, 85.9: what names images better need not
+# find objects better, and the attention is lost first (42 to 35). A warm-up of one epoch costs two, since the schedule
+# is one epoch behind. RandAugment is for trainings ten times as long. Step 2 at the published rate learns less than its
+# labels know.
 WITHOUT_GPU: dict[str, Any] = {
     "backbone": "vit_tiny_patch16_224",
     "image_size": 160,
