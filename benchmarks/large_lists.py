@@ -48,7 +48,7 @@ def draw_scenes(folder: Path, values: Sequence[int], objects: Sequence[int], hei
     folder.mkdir(parents=True, exist_ok=True)
     first = np.cumsum([0, *objects])
     scenes = []
-    for number, count in enumerate(objects):
+    for number in range(len(objects)):
         own = [values[i % len(values)] for i in range(first[number], first[number + 1])]
         scenes.append(_draw(folder / f"scene_{number:02d}", own, height, width, np.random.default_rng(number)))
     return scenes
@@ -61,8 +61,8 @@ def _draw(stem: Path, values: list[int], height: int, width: int, rng: np.random
     polygons = []
     for cell, value in zip(rng.permutation(CELLS[0] * CELLS[1]), values, strict=False):
         row, column = divmod(int(cell), CELLS[1])
-        corners = _blob(rng) * (width / CELLS[1], height / CELLS[0])
-        corners = (corners + (column * width / CELLS[1], row * height / CELLS[0])).round(2)
+        cell_size = np.array((width / CELLS[1], height / CELLS[0]))
+        corners = ((_blob(rng) + np.array((column, row))) * cell_size).round(2)
         ImageDraw.Draw(picture).polygon(corners.ravel().tolist(), fill=tuple(rng.integers(0, 256, 3).tolist()))
         ImageDraw.Draw(mask).polygon(corners.ravel().tolist(), fill=value)
         polygons.append(corners)

@@ -41,7 +41,7 @@ GRIDS = ((30, 40), (24, 32), (36, 48))  # tokens of 480×640 pixels at scales 1,
 SHIFT = 8  # pixels by which masks that are scored lie beside the truth
 
 
-class Started(Exception):  # noqa: N818 (the end that is waited for)
+class Started(Exception):
     """A run has come to its first notebook."""
 
 

@@ -166,3 +166,14 @@ def test_the_benchmark_of_several_processes(side_by_side, tmp_path, monkeypatch)
     assert found["what"].tolist() == ["step 1", "step 2", "CAM generation"] * 2
     assert found["ranks"].tolist() == [1, 1, 1, 2, 2, 2] and (found["images/s"] > 0).all()
     assert found["reduction (%)"].between(0, 100).all() and found["backend"].eq("gloo").all()
+
+
+def test_what_is_computed_on_paper():
+    """Published windows by hand: 1, 2, 4, 6, 6 and 12 of the six scales, mirrored; more GPUs never take longer."""
+    import reach
+
+    assert reach.windows() == 62
+    found = reach.table(1, 4)
+    assert found["GPUs"].tolist() == [1, 4] * 6 and set(found["limit"]) <= {"GPU", "cores", "GPU or cores"}
+    hours = found["hours"].str.split(" to ").str[-1].astype(float).to_numpy().reshape(-1, 2)
+    assert (hours[:, 0] > 3 * hours[:, 1]).all() and (hours[:, 0] < 5 * hours[:, 1]).all()

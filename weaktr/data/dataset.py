@@ -144,7 +144,7 @@ class Dataset(ABC):
         return self.picture(image_id).pixels
 
     def picture(self, image_id: str, coarse: bool = False) -> Picture:
-        """What `image` gives, and how it is stored; coarse: whether a part of the pixels will do, see `read_picture`."""
+        """What `image` gives, and how it is stored; coarse: whether fewer pixels will do, see `read_picture`."""
         path = self.image_path(image_id)
         return read_picture(path, lambda: self.white(path), coarse)
 

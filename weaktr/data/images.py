@@ -81,8 +81,8 @@ def read_picture(path: Path | str, white: Callable[[], int] | None = None, coars
     Args:
         path: The file.
         white: As for `read_image`.
-        coarse: Whether an eighth of the pixels a side is enough. A JPEG is then read to its end, and found damaged where
-            it is, in a third of the time.
+        coarse: Whether an eighth of the pixels a side is enough. A JPEG is read to its end all the same, and found
+            damaged where it is, in a third of the time.
 
     Raises:
         DataError: The file is missing or unreadable.
