@@ -4,8 +4,8 @@
 
 In FOLDER data of these sizes are drawn, see large_lists.py (val has half as many images), and stay for the next call.
 Each job runs in a process of its own: time, CPU time of it and of its workers, and the peak of memory above what it
-held before, as well as the whole of its largest worker. Printed with the exponents p of y ~ images^p, which are 1 where
-something grows as the list does; results/list_growth_<data>.csv holds all points. Linux only (peak memory).
+held before, without that of the workers. Printed with the exponents p of y ~ images^p, which are 1 where something
+grows as the list does; results/list_growth_<data>.csv holds all points. Linux only (peak memory).
 """
 
 import re
@@ -155,12 +155,7 @@ def measured(job, name, root, made):
     JOBS[job](name, root, made)
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - used
     peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    line = {"seconds": seconds, "CPU seconds": cpu, "peak (MB)": (peak - before) / 2**20}
-    return line | {"a worker's peak (MB)": worker if job in IN_WORKERS else np.nan}
-
-
-IN_WORKERS = ("data_check", "until_the_first_notebook", "threshold_curve", "scores")
+    return {"seconds": seconds, "CPU seconds": cpu, "peak (MB)": (peak - before) / 2**20}
 
 
 def in_a_process(job, name, root, made):
