@@ -116,7 +116,13 @@ def scores(name, root, made):
     stage = made / "finished/05_evaluation"
     stage.mkdir(parents=True, exist_ok=True)
     save_counts(stage / "counts.npz", {"mask": score})
-    record = {"metric": "mIoU of mask", "value": score.miou, "list": train, "list_size": len(score.ids)}
+    record = {
+        "stage": stage.name,
+        "metric": "mIoU of mask",
+        "value": score.miou,
+        "list": train,
+        "list_size": len(score.ids),
+    }
     absent = {"threshold": None, "threshold_from": None, "scales": None, "crf": None, "oracle": False}
     write_json(stage / "metrics.json", [record | absent | {"counts": "mask"}])
     parameters = {"val_list": train}
@@ -203,7 +209,8 @@ def main(folder, name="coco14", *sizes, jobs=tuple(JOBS)):
     """Measure the jobs at each size; print and write."""
     from side_by_side import write
 
-    from weaktr.workbench import checks, reports  # noqa: F401 (once, not in every fork)
+    from weaktr import plots  # noqa: F401 (as below: once, not in every fork)
+    from weaktr.workbench import checks, reports  # noqa: F401
 
     rows = []
     for size in map(int, sizes or (1000, 9000, SIZES[name][0])):

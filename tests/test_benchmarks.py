@@ -160,7 +160,7 @@ def test_the_benchmark_of_several_processes(side_by_side, tmp_path, monkeypatch)
     import scaling
 
     monkeypatch.setattr(scaling, "pick_device", lambda: torch.device("cpu"))
-    small = {"backbone": {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}, "sides": (32, 32)}
+    small = {"backbone": {"embed_dim": 64, "depth": 4, "num_heads": 4, "patch_size": 8}, "sides": (32, 32)}
     scaling.main("1", "2", settings=small | {"batches": (4, 2), "images": 4}, steps=2)
     found = pd.read_csv(tmp_path / "scaling_gloo.csv")
     assert found["what"].tolist() == ["step 1", "step 2", "CAM generation"] * 2
