@@ -212,7 +212,7 @@ class _Entries:
         Raises:
             ValueError: The text is no JSON object, or has not exactly one list under each key.
         """
-        lists = []
+        lists: list[str] = []  # the keys so far, those of other values as nothing
         self._take("{")
         while not lists or self._comma_or("}"):
             key = self._value()
