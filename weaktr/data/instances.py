@@ -7,12 +7,12 @@ they have in masks, is `coco`'s part.
 
 import json
 import mmap
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+import ijson
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +24,6 @@ LARGEST_NUMBER = 1e15  # of pixels; neither infinite nor not-a-number is below i
 LARGEST_SIDE = 65_535  # pixels, of a JPEG
 LONGEST_LIST = 4_000_000  # bytes of categories; of COCO they take 6,000, of LVIS 600,000
 NAMED = 5  # annotations that a sentence names
-LETTERS = 2**20  # of a file that are read at once
-WHITE = re.compile(r"[ \t\n\r]*")  # JSON's white space
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +159,7 @@ def shown_classes(path: Path, values: Mapping[Any, int]) -> dict[str, set[int]]:
     """
     try:
         return _shown_entry_by_entry(path, values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ijson.JSONError):
         content = read_annotations(path)  # whatever is wrong is told when all is read
     images = image_names(path, content)
     found: dict[str, set[int]] = {name: set() for name in images.values()}
@@ -179,100 +177,22 @@ def _shown_entry_by_entry(path: Path, values: Mapping[Any, int]) -> dict[str, se
     COCO14's 893,000 objects, read at once with all their corners, take 2.2 GB of memory.
     """
     names: dict[Any, str] = {}
-    shown: dict[Any, set[int]] = {}
     images = 0
-    with open(path, encoding="utf-8-sig") as file:
-        for key, entry in _Entries(file).of(("images", "annotations")):
-            if key == "images":
-                names[entry["id"]] = stem(entry["file_name"])
-                images += 1
-            else:
-                shown.setdefault(entry["image_id"], set()).add(values[entry["category_id"]])
-    if not len(set(names.values())) == len(names) == images or not shown.keys() <= names.keys():
-        raise ValueError("images that are there twice, or not at all")
+    for image in _entries(path, "images"):
+        names[image["id"]] = stem(image["file_name"])
+        images += 1
+    shown: dict[Any, set[int]] = {}
+    for thing in _entries(path, "annotations"):
+        shown.setdefault(thing["image_id"], set()).add(values[thing["category_id"]])
+    if not shown or not shown.keys() <= names.keys() or not len(set(names.values())) == len(names) == images:
+        raise ValueError("no objects, or images that are there twice or not at all")
     return {name: shown.get(number, set()) for number, name in names.items()}
 
 
-class _Entries:
-    """Reads the lists of a JSON object entry by entry, a part of the text at a time.
-
-    Args:
-        file: Its text.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._text = ""  # what was read and not dropped yet
-        self._place = 0  # in it: what is before was taken
-        self._decoder = json.JSONDecoder()
-
-    def of(self, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """The entries of the lists under some keys, with their keys; other values are passed over.
-
-        Raises:
-            ValueError: The text is no JSON object, or has not exactly one list under each key.
-        """
-        lists: list[str] = []  # the keys so far, those of other values as nothing
-        self._take("{")
-        while not lists or self._comma_or("}"):
-            key = self._value()
-            self._take(":")
-            if key not in keys:
-                self._value()
-                lists.append("")
-                continue
-            lists.append(key)
-            self._take("[")
-            if self._next() == "]":
-                self._take("]")
-                continue
-            yield key, self._value()
-            while self._comma_or("]"):
-                yield key, self._value()
-        if self._next() or sorted(filter(None, lists)) != sorted(keys):
-            raise ValueError(f"not one list for each of {keys}")
-
-    def _comma_or(self, end: str) -> bool:
-        """Take a comma, or the sign that ends an object or a list; whether it was a comma."""
-        comma = self._next() == ","
-        self._take("," if comma else end)
-        return comma
-
-    def _take(self, sign: str) -> None:
-        if self._next() != sign:
-            raise ValueError(f"no {sign}")
-        self._place += 1
-
-    def _next(self) -> str:
-        """The next sign that is no white space; "" at the end."""
-        while True:
-            self._place = WHITE.match(self._text, self._place).end()  # type: ignore[union-attr] # it matches nothing, too
-            if self._place < len(self._text):
-                return self._text[self._place]
-            if not self._read_more():
-                return ""
-
-    def _value(self) -> Any:
-        """The next value, of any kind."""
-        self._next()
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._place)
-            except ValueError:
-                if not self._read_more():
-                    raise
-                continue
-            if end < len(self._text) or not self._read_more():  # a number may go on in what was not read
-                self._place = end
-                return value
-
-    def _read_more(self) -> bool:
-        """Drop what was taken and read at least as much as is left; whether there was more."""
-        left = self._text[self._place :]
-        more = self._file.read(max(LETTERS, len(left)))
-        self._text = left + more
-        self._place = 0
-        return bool(more)
+def _entries(path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """The entries of a list of a JSON object, one at a time."""
+    with open(path, "rb") as file:
+        yield from ijson.items(file, f"{key}.item", use_float=True)
 
 
 def image_names(path: Path, content: Mapping[str, Any]) -> dict[Any, str]:
