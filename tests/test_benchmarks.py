@@ -119,3 +119,61 @@ def test_the_benchmark_of_attention_takes_both_ways(side_by_side, tmp_path, monk
     assert found["way"].tolist() == ["fused", "plain products"]
     expected = attention.BLOCKS["depth"] * 8 * (1 + found["rounds"][0])
     assert len(fused_calls) == expected, "only the first way goes through torch's fused attention"
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_drawn_data_of_any_size_are_sound(tmp_path, name):
+    """That they are links is all that is found: copies of 16 scenes."""
+    import large_lists
+
+    from weaktr.data import open_dataset
+    from weaktr.data.report import check
+
+    large_lists.main(name, str(tmp_path / "data"), "40", "20")
+    data = open_dataset(name, tmp_path / "data")
+    train, val = large_lists.LISTS[name]
+    text, faults = check(data, [train, val])
+    assert faults == 16 and "16 copies of one image:" in text and f"lists {train} (40), {val} (20)" in text
+    for image_id in data.ids(val):
+        assert (np.flatnonzero(data.labels(image_id)) + 1).tolist() == np.unique(data.mask(image_id))[1:].tolist()
+
+
+def test_the_benchmark_of_lists(side_by_side, tmp_path, capsys):
+    """Every job, at two sizes of which the larger one is worth several processes."""
+    import list_growth
+
+    list_growth.main(tmp_path, "coco14", "200", "400")
+    found = pd.read_csv(tmp_path / "list_growth_coco14.csv")
+    assert set(found["job"]) == set(list_growth.JOBS) and (found["CPU seconds"] > 0).all()
+    assert found.groupby("job")["images"].unique().map(list).tolist() == [[200, 400]] * len(list_growth.JOBS)
+    assert "exponents" in capsys.readouterr().out
+
+
+def test_exponents_of_lists():
+    import list_growth
+
+    points = pd.DataFrame({"job": "scores", "images": [100, 10_000], "CPU seconds": [1, 100], "peak (MB)": [50, 500]})
+    assert list_growth.exponents(points).round(6).to_numpy().tolist() == [["scores", 1, 0.5]]
+
+
+def test_the_benchmark_of_several_processes(side_by_side, tmp_path, monkeypatch):
+    import scaling
+
+    monkeypatch.setattr(scaling, "pick_device", lambda: torch.device("cpu"))
+    small = {"backbone": {"embed_dim": 64, "depth": 4, "num_heads": 4, "patch_size": 8}, "sides": (32, 32)}
+    scaling.main("1", "2", settings=small | {"batches": (4, 2), "images": 4}, steps=2)
+    found = pd.read_csv(tmp_path / "scaling_gloo.csv")
+    assert found["what"].tolist() == ["step 1", "step 2", "CAM generation"] * 2
+    assert found["ranks"].tolist() == [1, 1, 1, 2, 2, 2] and (found["images/s"] > 0).all()
+    assert found["reduction (%)"].between(0, 100).all() and found["backend"].eq("gloo").all()
+
+
+def test_what_is_computed_on_paper():
+    """Published windows by hand: 1, 2, 4, 6, 6 and 12 of the six scales, mirrored; more GPUs never take longer."""
+    import reach
+
+    assert reach.windows() == 62
+    found = reach.table(1, 4)
+    assert found["GPUs"].tolist() == [1, 4] * 6 and set(found["limit"]) <= {"GPU", "cores", "GPU or cores"}
+    hours = found["hours"].str.split(" to ").str[-1].astype(float).to_numpy().reshape(-1, 2)
+    assert (hours[:, 0] > 3 * hours[:, 1]).all() and (hours[:, 0] < 5 * hours[:, 1]).all()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from weaktr.data import inspection, open_dataset, report
-from weaktr.data.images import palette, pixels_by_value, read_image, read_label_png, write_label_png
+from weaktr.data.images import palette, pixels_by_value, read_image, read_label_png, read_picture, write_label_png
 from weaktr.data.spelling import Files, plain, several
 from weaktr.errors import DataError, UserError
 from weaktr.workbench import checks, needs, presets
@@ -543,3 +543,42 @@ def test_what_an_earlier_run_has_written_is_not_counted_twice(given, tmp_path, m
     needs.refuse_what_cannot_fit(needs.Needs(3400, 0), given)
     with pytest.raises(UserError, match="free there"):
         needs.refuse_what_cannot_fit(needs.Needs(3600, 0), given)
+
+
+# ── Pictures of which a part is enough ────────────────────────────────────────────────────────────────────────────
+def told(path, coarse):
+    """What is known of a picture but its pixels, or why it cannot be read."""
+    try:
+        return read_picture(path, coarse=coarse)[1:]
+    except DataError as error:
+        return str(error)
+
+
+TURN = Image.Exif()
+TURN[0x0112] = 6
+WAYS_TO_SAVE = {
+    "plain": ("RGB", {"format": "JPEG"}),
+    "turned": ("RGB", {"format": "JPEG", "exif": TURN}),
+    "progressive": ("RGB", {"format": "JPEG", "progressive": True}),
+    "grey": ("L", {"format": "JPEG"}),
+    "print": ("CMYK", {"format": "JPEG"}),
+    "png": ("RGB", {"format": "PNG"}),
+}
+
+
+@pytest.mark.parametrize(("mode", "options"), WAYS_TO_SAVE.values(), ids=WAYS_TO_SAVE)
+def test_a_picture_is_found_damaged_from_a_part_of_its_pixels(tmp_path, mode, options):
+    path = tmp_path / "picture"
+    picture(1).resize((133, 61)).convert(mode).save(path, **options)
+    sound, rng = path.read_bytes(), np.random.default_rng(0)
+    assert told(path, coarse=True) == told(path, coarse=False) and told(path, coarse=True)[0] in ((61, 133), (133, 61))
+    damaged = 0
+    for _ in range(20):
+        cut = rng.integers(100, len(sound))
+        spoilt = bytearray(sound)
+        spoilt[cut] ^= 255
+        for content in (sound[:cut], bytes(spoilt)):
+            path.write_bytes(content)
+            assert told(path, coarse=True) == told(path, coarse=False)
+            damaged += isinstance(told(path, coarse=True), str)
+    assert damaged >= 20

@@ -6,6 +6,7 @@ import random
 import re
 import tracemalloc
 
+import ijson
 import numpy as np
 import pytest
 from conftest import check_list
@@ -252,6 +253,47 @@ def test_categories_are_found_without_reading_the_rest(make, monkeypatch):
     assert instances.read_categories(paths[0]) == {1: "apple", 2: "pear"}
     paths[0].write_text(json.dumps(content))
     assert instances.read_categories(paths[0]) is None
+
+
+SHOWN = {
+    "annotations": [{"image_id": 1, "category_id": 2, "segmentation": [[1.5, -2e3]], "text": 'a "[{'}, thing(2, 1, 1)],
+    "info": {"images": [], "none": [None, True, 1e5]},
+    "images": [{"id": 1, "file_name": "a/Ä,1.jpg"}, {"file_name": "b.png", "id": 22}],
+    "version": 123456789,
+}
+
+
+@pytest.mark.parametrize("form", [{}, {"indent": 1}, {"ensure_ascii": False, "separators": (",", ":")}])
+def test_objects_are_read_entry_by_entry(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(instances, "read_annotations", lambda path: pytest.fail("was read at once"))
+    path = tmp_path / "instances.json"
+    for order in (list(SHOWN), list(SHOWN)[::-1]):
+        path.write_text(json.dumps({key: SHOWN[key] for key in order}, **form), encoding="utf-8")
+        assert instances.shown_classes(path, {1: 5, 2: 7}) == {"Ä,1": {5, 7}, "b": set()}
+
+
+def test_a_mark_before_the_text_and_no_object_are_read_at_once(tmp_path):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(SHOWN), encoding="utf-8-sig")
+    assert instances.shown_classes(path, {1: 5, 2: 7}) == {"Ä,1": {5, 7}, "b": set()}
+    path.write_text(json.dumps(SHOWN | {"annotations": []}))
+    assert instances.shown_classes(path, {}) == {"Ä,1": set(), "b": set()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"images": []}', '{"images": [], "annotations": {}}', '{"images": [], "annotations": [],}',
+     '{"images": [], "annotations": []} 1', '{"images": [',
+     '{"images": [] "annotations": []}', '{"images": [{"id": 1, "file_name": 5}], "annotations": []}',
+     '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+     '{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "c/a"}], "annotations": []}',
+     '{"images": [], "annotations": [{"image_id": 1, "category_id": 1}]}'],
+)  # fmt: skip
+def test_what_is_not_plain_is_read_at_once(tmp_path, text):
+    path = tmp_path / "instances.json"
+    path.write_text(text)
+    with pytest.raises((ValueError, AttributeError, ijson.JSONError)):
+        instances._shown_entry_by_entry(path, {1: 1})
 
 
 # ── Objects as tools write them ───────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,13 @@ def lists(seeds, images=30, classes=3, error=0.2, start=0):
     return np.array(found)
 
 
+def test_draws_are_the_same_in_blocks_of_any_size(monkeypatch):
+    times, chosen = intervals.draws(6, 2, resamples=5, random_state=3)
+    monkeypatch.setattr(intervals, "AT_ONCE", 2)
+    for whole, in_blocks in zip((times, chosen), intervals.draws(6, 2, resamples=5, random_state=3), strict=True):
+        assert np.array_equal(whole, in_blocks)
+
+
 def test_resampled_miou_against_a_loop():
     matrices = lists(seeds=2, images=6)
     times, chosen = intervals.draws(6, 2, resamples=5, random_state=3)

@@ -99,7 +99,7 @@ def spellings(image_id: str) -> list[str]:
 
 def _values(mask: NDArray[np.uint8]) -> set[int]:
     """The classes of a mask, without background and void."""
-    return set(np.unique(mask).tolist()) - {0, VOID}
+    return set(pictures.pixels_by_value(mask)) - {0, VOID}
 
 
 class COCO(Dataset):

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,10 +143,10 @@ class Dataset(ABC):
         """RGB pixels (H,W,3). Those of more than eight bits have one white in the whole set, see `white`."""
         return self.picture(image_id).pixels
 
-    def picture(self, image_id: str) -> Picture:
-        """What `image` gives, and how it is stored."""
+    def picture(self, image_id: str, coarse: bool = False) -> Picture:
+        """What `image` gives, and how it is stored; coarse: whether fewer pixels will do, see `read_picture`."""
         path = self.image_path(image_id)
-        return read_picture(path, lambda: self.white(path))
+        return read_picture(path, lambda: self.white(path), coarse)
 
     def white(self, path: Path) -> int:
         """The value that is white in the pictures of more than eight bits, of which `path` is one."""
@@ -173,12 +175,15 @@ class Dataset(ABC):
             self._labels[image_id] = self._read_labels(image_id)
         return self._labels[image_id]
 
-    def check_image(self, image_id: str, mask_list: str | None = None) -> tuple[Picture, NDArray[np.uint8] | None]:
+    def check_image(
+        self, image_id: str, mask_list: str | None = None, coarse: bool = False
+    ) -> tuple[Picture, NDArray[np.uint8] | None]:
         """Read every file of an image.
 
         Args:
             image_id: The image.
             mask_list: The list for which a mask is required; a mask that exists must be right in any case.
+            coarse: Whether the picture may come with a part of its pixels, see `read_picture`.
 
         Returns:
             The picture and its mask (H,W), None where it has none.
@@ -186,8 +191,8 @@ class Dataset(ABC):
         Raises:
             DataError: A file is missing or unreadable, the image is too small, or the mask does not fit it.
         """
-        picture = self.picture(image_id)
-        height, width = picture.pixels.shape[:2]
+        picture = self.picture(image_id, coarse)
+        height, width = picture.size
         if min(height, width) < SMALLEST_SIDE:
             raise DataError(
                 f"{self.image_path(image_id)} is {width}×{height} pixels; at least {SMALLEST_SIDE} a side are needed"
@@ -226,10 +231,20 @@ class Dataset(ABC):
         for path in whole:
             digest.update(path.name.encode() + _content(path))
         for place in folders:
-            files = [self.folder / place / below for below in sorted(files_below(self.folder / place))]
-            for path in (path for path in files if path.is_file()):
-                digest.update(f"{place}/{path.name}:{path.stat().st_size}".encode())
+            names = sorted(files_below(self.folder / place), key=lambda below: below.split("/"))
+            for below in names:
+                found = _status(f"{self.folder}/{place}/{below}")
+                if found and stat.S_ISREG(found.st_mode):
+                    digest.update(f"{place}/{below.rpartition('/')[2]}:{found.st_size}".encode())
         return digest.hexdigest()[:16]
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What the file system says of a file, by name, for it is asked of every one; None for a link to nowhere."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _content(path: Path) -> bytes:

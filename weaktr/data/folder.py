@@ -182,7 +182,7 @@ class Folder(Dataset):
         """The files below masks/ that are no image's mask, with the name that they should have."""
         masks = self._files.path("masks")
         wanted = {same_file(str(row.path.with_suffix(".png"))) for row in self._rows.values()}
-        stray = sorted(name for name in files_below(masks) if same_file(str(name)) not in wanted)
+        stray = sorted(PurePosixPath(name) for name in files_below(masks) if same_file(name) not in wanted)
         if not stray:
             return
         names = _Names(self._rows)

@@ -54,7 +54,8 @@ def _opened(path: Path) -> Image.Image:
 class Picture(NamedTuple):
     """An image file as it was read."""
 
-    pixels: NDArray[np.uint8]  # (H,W,3) RGB, upright
+    pixels: NDArray[np.uint8]  # (H,W,3) RGB, upright; smaller where it was read as `coarse`
+    size: tuple[int, int]  # height and width, upright
     turned: bool  # by its EXIF note, which may be a mirror's
     stored: str  # PIL's name of the form of its pixels in the file, such as "RGB" or "I;16B"
     largest: float  # value of a file that `white` scales, as it is stored; 0 of others
@@ -74,23 +75,38 @@ def read_image(path: Path | str, white: Callable[[], int] | None = None) -> NDAr
     return read_picture(path, white).pixels
 
 
-def read_picture(path: Path | str, white: Callable[[], int] | None = None) -> Picture:
-    """What `read_image` gives, and how it was stored."""
+def read_picture(path: Path | str, white: Callable[[], int] | None = None, coarse: bool = False) -> Picture:
+    """What `read_image` gives, and how it was stored.
+
+    Args:
+        path: The file.
+        white: As for `read_image`.
+        coarse: Whether an eighth of the pixels a side is enough. A JPEG is read to its end all the same, and found
+            damaged where it is, in a third of the time.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
     image: Image.Image
     with _errors_that_name(Path(path)):
         image = _opened(Path(path))
         stored = _stored(image)
+        width, height = image.size
+        smaller = coarse and image.draft(None, (1, 1)) is not None
         image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        turned = orientation in range(2, 9)
         if turned:
             image = ImageOps.exif_transpose(image)
+    size = (width, height) if turned and orientation >= TURNED else (height, width)
     largest = 0.0
     if image.mode in SIXTEEN_BIT:
         grey = _finite(image)
         largest = float(grey.max())
         factor = (white() if white else white_of(largest)) / 255
         image = Image.fromarray(np.clip(grey / factor, 0, 255).astype(np.uint8))
-    return Picture(np.array(image.convert("RGB")), turned, stored, largest)
+    pixels = np.array(image.convert("RGB"))
+    return Picture(pixels, size if smaller else pixels.shape[:2], turned, stored, largest)
 
 
 def _finite(image: Image.Image) -> NDArray[np.float64]:

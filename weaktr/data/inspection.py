@@ -129,8 +129,8 @@ def _look(image_id: str, dataset: Dataset, mask_list: str | None, digests: bool)
             f"written, {longest}, {len(longest.encode())} bytes, of which {MOST_BYTES} are the most; shorten its "
             "name or those of its folders"
         )
-    picture, mask = dataset.check_image(image_id, mask_list)
-    height, width = picture.pixels.shape[:2]
+    picture, mask = dataset.check_image(image_id, mask_list, coarse=not digests)
+    height, width = picture.size
     seen = Seen(image_id, dataset.image_path(image_id), height=height, width=width, turned=picture.turned)
     seen.labels = frozenset((np.flatnonzero(dataset.labels(image_id)) + 1).tolist())
     if picture.largest:
@@ -335,7 +335,7 @@ def _copies(images: Sequence[Seen]) -> Iterator[Finding]:
     for seen in images:
         if seen.digest:
             same.setdefault(seen.digest, []).append(seen.image_id)
-    yield from _kinds("copies of one image", [", ".join(sorted(ids)) for ids in same.values() if len(ids) > 1])
+    yield from _kinds("copies of one image", [listed(sorted(ids)) for ids in same.values() if len(ids) > 1])
 
 
 # ── Of each list ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..processes import cores
 from .dataset import Dataset
 from .inspection import Finding, Inspection, inspect
 from .spelling import listed
@@ -28,7 +29,7 @@ def check(dataset: Dataset, lists: Sequence[str]) -> tuple[str, int]:
             members[name] = dataset.ids(name)
         except DataError as error:
             unread.append(str(error))
-    report = Report(dataset, members, inspect(dataset, members, digests=True))
+    report = Report(dataset, members, inspect(dataset, members, workers=cores(), digests=True))
     if unread:
         report.findings.insert(0, Finding("lists that cannot be read", unread))
     faults = [finding for finding in report.findings if finding.fault or finding.refused]

@@ -35,9 +35,12 @@ def draws(images: int, seeds: int, resamples: int = RESAMPLES, random_state: int
         How often each image is drawn (R,n) int32, and which seeds are (R,S); one seed is always itself.
     """
     rng = np.random.default_rng(random_state)
-    times_RN = rng.multinomial(images, np.full(images, 1 / images), resamples)
+    times_RN = np.empty((resamples, images), np.int32)
+    for first in range(0, resamples, AT_ONCE):
+        block = times_RN[first : first + AT_ONCE]
+        block[:] = rng.multinomial(images, np.full(images, 1 / images), len(block))
     seeds_RS = rng.integers(0, seeds, (resamples, seeds))
-    return times_RN.astype(np.int32), seeds_RS
+    return times_RN, seeds_RS
 
 
 def resampled_miou(counts_by_seed: np.ndarray, times: np.ndarray, chosen: np.ndarray) -> np.ndarray:
