@@ -169,3 +169,23 @@ def test_processes_that_cannot_share_a_batch():
         check_run({"device": "cpu", "processes": 2, "seg_batch_size": 3})
     with pytest.raises(ParameterError, match="processes 1000: there is one for each core"):
         check_run({"device": "cpu", "processes": 1000})
+
+
+def test_a_path_that_would_be_there_seen_from_elsewhere_is_told_so(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "vit.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        "data_root": ("photos", {"dataset": "folder"}),
+        "label_folder": ("photos", {}),
+        "trained_cam": ("vit.pth", {}),
+        "weights": ("vit.pth#ema", {}),
+    }
+    for name, (value, more) in cases.items():
+        there = tmp_path / value.removesuffix("#ema")
+        with pytest.raises(UserError) as caught:
+            runner.run(presets.get("smoke").parameters | more | {name: value}, tmp_path / "run")
+        words = f", but {there} does: a parameter's path starts at the repository's root, so give it whole; give"
+        assert words in str(caught.value), name
+    with pytest.raises(UserError, match="does not exist or is not a file; give one"):
+        runner.run(presets.get("smoke").parameters | {"weights": "nowhere.pth"}, tmp_path / "run")

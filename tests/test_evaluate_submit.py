@@ -262,7 +262,7 @@ def test_a_picture_that_cannot_be_read_makes_no_archive(network, devkit, tmp_pat
     picture = devkit / "VOCdevkit/VOC2012/JPEGImages/scene_000009.jpg"
     picture.write_bytes(picture.read_bytes()[:500])
     assert submit(network, devkit, tmp_path / "out") == 1
-    assert "1 images were left out, so there is no archive" in capsys.readouterr().err
+    assert "1 image left out, so there is no archive" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / INSIDE).iterdir())) == 3 and not (tmp_path / "out/results.tar.gz").exists()
     picture.unlink()
     assert submit(network, devkit, tmp_path / "out") == 2

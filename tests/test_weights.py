@@ -137,7 +137,7 @@ def test_what_holds_no_such_network_is_refused_with_what_it_holds(tmp_path):
             {"state_dict": {"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(3)}},
             r"2 tensors such as state_dict\.conv1",
         ),
-        ({"model": drawn(SMALL | {"depth": 1})}, "lacks blocks.1.attn.* holds a ViT of width 48, 1 blocks and patch 8"),
+        ({"model": drawn(SMALL | {"depth": 1})}, "lacks blocks.1.attn.* holds a ViT of width 48, 1 block and patch 8"),
         (
             drawn(SMALL | {"embed_dim": 96}),
             r"misshapen cls_token \(1, 1, 96\) instead of \(1, 1, 48\), .*backbone, these are a ViT of width 96",

@@ -37,6 +37,23 @@ def near(name: str, known: Iterable[str]) -> str:
     return f", did you mean {' or '.join(close)}?"
 
 
+SINGULAR = {"ies": "y", "sses": "ss", "s": ""}  # endings; the first that fits counts
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what is counted: "2 classes of a few pixels", "1 class of a few pixels".
+
+    Args:
+        number: how many.
+        what: begins with a plural, the rest fits one and many.
+    """
+    if number == 1:
+        noun, *rest = what.split(" ")
+        plural, singular = next(pair for pair in SINGULAR.items() if noun.endswith(pair[0]))
+        what = " ".join([noun.removesuffix(plural) + singular, *rest])
+    return f"{number} {what}"
+
+
 # What libraries and the system say in words of their own, and what helps.
 REMEDIES = {
     "Bus error|shared memory|torch_shm": "the processes that load images share memory with the training, and "
@@ -49,6 +66,8 @@ REMEDIES = {
     "suffice: lower the batch size, the image size or workers",
     "A child process terminated abruptly|A process in the process pool was terminated abruptly": "one of the processes "
     "that refine, score or write was killed, most often for lack of memory: lower workers; the same command goes on",
+    r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)": "one of the processes that load images "
+    "ended or was killed, most often for lack of memory: lower workers; the same command goes on",
     "Too many open files": "raise the limit on open files (ulimit -n 4096), or lower workers",
     "File name too long": "a path is too long for this file system or for a socket: set TMPDIR or run_folder to a "
     "shorter one",

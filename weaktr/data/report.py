@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .dataset import Dataset
 from .inspection import Finding, Inspection, inspect
 from .spelling import listed
@@ -80,7 +80,7 @@ class Report:
         if self.remarks:
             lines += ["", *self.remarks]
         for finding in self.findings:
-            lines += ["", f"{len(finding.where)} {finding.kind}:"]
+            lines += ["", f"{counted(len(finding.where), finding.kind)}:"]
             lines += [f"  {where}" for where in without_repeats(finding.where[:SHOWN])]
             if len(finding.where) > SHOWN:
                 lines.append(f"  … and {len(finding.where) - SHOWN} more")
@@ -91,13 +91,13 @@ class Report:
     def _summary(self) -> list[str]:
         """How many classes and images there are."""
         lists = ", ".join(f"{name} ({len(ids)})" for name, ids in self.members.items())
-        lines = [f"{self.dataset.name}: {len(self.dataset.classes)} classes; lists {lists}"]
+        lines = [f"{self.dataset.name}: {counted(len(self.dataset.classes), 'classes')}; lists {lists}"]
         if not self.dataset.has_masks:
             lines.append("no masks: nothing can be measured")
         for one, other in itertools.combinations(self.members, 2):
             shared = set(self.members[one]) & set(self.members[other])
             if shared:
-                lines.append(f"{one} and {other} share {len(shared)} images")
+                lines.append(f"{one} and {other} share {counted(len(shared), 'images')}")
         return lines
 
     def _classes(self) -> list[str]:

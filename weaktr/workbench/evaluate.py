@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..data.dataset import Dataset
 from ..data.images import VOID, read_label_png, read_note
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..evaluation.scores import ListScore, score_list
 from ..files import atomic, write_table
 from ..plots import confusion as draw_confusion
@@ -38,7 +38,11 @@ def find_masks(folder: Path, dataset: Dataset, ids: Sequence[str]) -> dict[str, 
     missing = [f"{name}.png" for name in names.values() if name not in there]
     others = sorted(there[name].name for name in there.keys() - set(names.values()))
     if missing:
-        also = f"; it holds {len(others)} masks that fit no image of the list, such as {others[0]}" if others else ""
+        also = (
+            f"; it holds {counted(len(others), 'masks')} that fit no image of the list, such as {others[0]}"
+            if others
+            else ""
+        )
         raise DataError(
             f"{folder} lacks {len(missing)} of the {len(ids)} masks of the list, such as {missing[0]}{also}. Call each "
             "mask as its image, or score another list"

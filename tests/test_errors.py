@@ -1,0 +1,20 @@
+"""Words of messages."""
+
+import pytest
+
+from weaktr.errors import counted
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "words"),
+    [
+        (0, "images", "0 images"),
+        (2, "classes of a few pixels", "2 classes of a few pixels"),
+        (1, "classes of a few pixels", "1 class of a few pixels"),
+        (1, "copies of one image", "1 copy of one image"),
+        (1, "images without a mask", "1 image without a mask"),
+        (1, "names", "1 name"),
+    ],
+)
+def test_what_is_counted_is_singular_for_one(number, what, words):
+    assert counted(number, what) == words
