@@ -113,7 +113,7 @@ def saved(image, **how):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda path: path.unlink(), "lacks 1 of the 4 masks of the list, such as scene_000010.png"),
+        (lambda path: path.unlink(), "lacks 1 of the 4 masks of list train:4, such as scene_000010.png"),
         (lambda path: path.rename(path.with_stem("scene_000010_mask")), "masks that fit no image of the list, such as "
          "scene_000010_mask.png. Call each mask as its image"),
         (painted(21), "scene_000010.png holds the value 21, but the data set has the classes 0…20"),

@@ -60,7 +60,7 @@ def _check_layout(name: str, folder: Path, elsewhere: str) -> None:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} {what}{elsewhere}; give the folder of the data with data_root, or as the command's argument"
+            f"{folder} {what}{elsewhere}; give the folder of the data (data_root of a run, --data-root of a command)"
         )
     kind = name.removesuffix("_80")
     found = layouts(folder)
