@@ -36,6 +36,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("*.safetensors", "*.npz", "*.png", "metrics.json", "threshold.json", "results.csv")
 READ_LATER = ("*.safetensors", "*/cams/*.npz", "*/labels/*.png", "*/threshold.json", "*/metrics.json")
+STARTED = "· started ·"  # what a command prints when a notebook begins
 SECONDS_TO_END = 30  # for kernels and workers, after the command was killed
 
 
@@ -77,6 +78,10 @@ class Run:
     def wait(self, process):
         """Wait for the command's end → what it printed."""
         process.wait()
+        return self.printed()
+
+    def printed(self):
+        """What the command has printed so far."""
         return self._printed.read_text(errors="replace")
 
     def finish(self):
@@ -201,8 +206,11 @@ def fill_disk(run, disk, points, size, draw):
     """Let the disk of a run fill up at random points between nothing and `size` bytes, each larger than the last."""
     rows = []
     for full in sorted(draw.uniform(0.02, 0.95) * size for _ in range(points)):
-        disk.resize(max(full, 1.02 * disk.used()))
+        disk.resize(20 * size)
         process = run.start()
+        while process.poll() is None and STARTED not in run.printed():  # before, a run looks whether there is room
+            time.sleep(0.05)
+        disk.resize(max(full, 1.02 * disk.used() + 2**16))
         text = run.wait(process)
         if not process.returncode:
             continue
@@ -211,7 +219,7 @@ def fill_disk(run, disk, points, size, draw):
             run.fault(f"a full disk is told so: {text[-1500:]}")
         rows.append({"full at (MB)": round(full / 1e6, 1), "said": said(text)})
         print(rows[-1], flush=True)
-        disk.resize(disk.used() * 1.5 + 2**24)
+        disk.resize(20 * size)
         run.check_whole()
     disk.resize(20 * size)
     run.finish()

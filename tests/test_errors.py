@@ -2,7 +2,7 @@
 
 import pytest
 
-from weaktr.errors import counted
+from weaktr.errors import counted, named
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,9 @@ from weaktr.errors import counted
 )
 def test_what_is_counted_is_singular_for_one(number, what, words):
     assert counted(number, what) == words
+
+
+def test_what_helps_is_told_once_and_the_rest_is_counted():
+    faults = ["a is wrong; mend it", "b is wrong; mend it", "c is worse; throw it away", "d", "e"]
+    assert named(faults, 3) == "\n  a is wrong; mend it\n  b is wrong\n  c is worse; throw it away\n  … and 2 more"
+    assert named(faults[:1], 3) == "\n  a is wrong; mend it" and named([], 3) == ""

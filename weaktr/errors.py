@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -52,6 +52,24 @@ def counted(number: int, what: str) -> str:
         plural, singular = next(pair for pair in SINGULAR.items() if noun.endswith(pair[0]))
         what = " ".join([noun.removesuffix(plural) + singular, *rest])
     return f"{number} {what}"
+
+
+def named(faults: Sequence[str], most: int) -> str:
+    """Faults as indented lines, each behind a line break; a remedy that several in a row share is told once.
+
+    Args:
+        faults: what is wrong, and behind the first semicolon what helps.
+        most: how many are named; of the others the number is.
+    """
+    lines = []
+    before = ""
+    for fault in faults[:most]:
+        head, _, help_against_it = fault.partition("; ")
+        lines.append(head if help_against_it == before else fault)
+        before = help_against_it
+    if len(faults) > most:
+        lines.append(f"… and {len(faults) - most} more")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 # What libraries and the system say in words of their own, and what helps.

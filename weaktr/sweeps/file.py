@@ -175,6 +175,8 @@ def read_sweep(
 
 def load(path: str | Path) -> dict[str, Any]:
     """The entries of a TOML file. Raises ParameterError where it cannot be read."""
+    if not Path(path).is_file():
+        raise ParameterError(f"sweep {path} does not exist or is not a file; give one such as sweeps/demo/fusion.toml")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

@@ -19,7 +19,7 @@ from ..data.images import read_image
 from ..data.inspection import Inspection, Seen, inspect
 from ..device import available_device
 from ..errors import DataError, ParameterError, UserError, counted, near
-from ..files import also_here, resolve, weights_file
+from ..files import also_here, resolve, short, weights_file
 from ..method.cam_training import CHECKPOINTS
 from ..method.clipping import SCOPES
 from ..method.crf import LABEL_SETTINGS
@@ -201,9 +201,11 @@ def _check_paths(values: Values) -> None:
             file, part = weights_file(values[name])
             if not file.is_file():
                 where = also_here(values[name].removesuffix(f"#{part}"))
+                run, stage = short(file.parent.parent), file.parent.name[:2]
+                of_a_run = f"run stage {stage} of {run}, or give another" if stage.isdigit() else ""
                 raise UserError(
-                    f"parameter {name}: {values[name]} does not exist or is not a file{where}; give one, or leave it "
-                    "empty"
+                    f"parameter {name}: {values[name]} does not exist or is not a file{where}; "
+                    f"{of_a_run or 'give one, or leave it empty'}"
                 )
     folder = values.get("label_folder")
     if folder and not resolve(folder).is_dir():

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..data.dataset import Dataset
 from ..data.images import VOID, read_label_png, read_note
-from ..errors import DataError, counted
+from ..errors import DataError, counted, named
 from ..evaluation.scores import ListScore, score_list
 from ..files import atomic, write_table
 from ..plots import confusion as draw_confusion
@@ -106,9 +106,9 @@ def evaluate(folder: Path, dataset: Dataset, list_name: str) -> ListScore:
     shares = in_shares(partial(_faults, dataset=dataset, masks=masks), ids, cores())
     faults = [fault for share in shares for fault in share]
     if faults:
-        more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n  ".join(faults[:SHOWN] + more)
-        raise DataError(f"{len(faults)} of the {len(ids)} masks of {list_name} cannot be scored:\n  {lines}")
+        raise DataError(
+            f"{len(faults)} of the {len(ids)} masks of list {list_name} cannot be scored:{named(faults, SHOWN)}"
+        )
     score = score_list(dataset, ids, partial(_scored, masks=masks, dataset=dataset), cores())
     if not score.confusion.any():
         raise DataError(f"all pixels of list {list_name} are void in {dataset.folder}, so nothing is scored")
