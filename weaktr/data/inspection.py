@@ -375,4 +375,4 @@ def _of_list(name: str, images: Sequence[Seen], classes: Sequence[str]) -> Itera
         yield f"{name}: no image of it shows {listed(never)}; there it can be neither learned nor measured"
     always = [own for value, own in enumerate(classes, start=1) if shown[value] == len(images) > 1]
     if always:
-        yield f"{name}: every image of it shows {listed(always)}; add images without, whose cells are empty or others"
+        yield f"{name}: every image of it shows {listed(always)}; add images that do not"
