@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("*.safetensors", "*.npz", "*.png", "metrics.json", "threshold.json", "results.csv")
 READ_LATER = ("*.safetensors", "*/cams/*.npz", "*/labels/*.png", "*/threshold.json", "*/metrics.json")
 STARTED = "· started ·"  # what a command prints when a notebook begins
-SECONDS_TO_END = 30  # for kernels and workers, after the command was killed
+SECONDS_TO_END = 120  # for kernels and workers, after the command was killed; one that loads torch ends behind that
 
 
 # ── A run ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -125,7 +125,7 @@ def test_several_networks_of_which_none_fits_are_refused_together(tmp_path):
     torch.save(
         {"student": drawn(SMALL | {"depth": 1}), "teacher": drawn(SMALL | {"depth": 3})}, tmp_path / "weights.pth"
     )
-    both = r"holds networks of other architectures: student\. a ViT .* 1 blocks .*; teacher\. a ViT .* 3 blocks"
+    both = r"holds networks of other architectures: student\. a ViT .* 1 block .*; teacher\. a ViT .* 3 blocks"
     with pytest.raises(UserError, match=rf"{both} and patch 8; give weights of this backbone"):
         loaded(tmp_path / "weights.pth")
 

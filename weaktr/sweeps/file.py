@@ -329,6 +329,8 @@ def check_measures(measures: Sequence[Measure], stages: Sequence[str], declared:
             if entry not in MEASURE_ENTRIES:
                 raise ParameterError(f"measure {label!r}: unknown entry {entry!r}{near(entry, MEASURE_ENTRIES)}")
         if measure["stage"] not in declared:
-            raise ParameterError(f"measure {label!r} reads unknown stage {measure['stage']!r}")
+            raise ParameterError(
+                f"measure {label!r} reads unknown stage {measure['stage']!r}{near(str(measure['stage']), declared)}"
+            )
         if measure["stage"] not in stages:
-            raise ParameterError(f"measure {label!r} reads a stage that `stages` leaves out")
+            raise ParameterError(f"measure {label!r} reads a stage that `stages` leaves out; add it")

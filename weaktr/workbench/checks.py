@@ -234,13 +234,18 @@ def _check_windows(values: Values) -> None:
     crop = values.get("crop_size")
     stride, cell = values.get("window_stride"), values.get("clip_cell")
     if crop and stride and stride > crop:
-        raise ParameterError(f"parameter window_stride: {stride} leaves gaps between windows of crop_size {crop}")
+        raise ParameterError(
+            f"parameter window_stride: {stride} leaves gaps between windows of crop_size {crop}; give {crop} at most"
+        )
     if crop and cell and crop % cell:
-        raise ParameterError(f"parameter clip_cell: {cell} does not divide crop_size {crop}")
+        fits = max(side for side in range(1, cell + 1) if crop % side == 0)
+        raise ParameterError(f"parameter clip_cell: {cell} does not divide crop_size {crop}; give {fits}")
     if {"base_size", "seg_scales"} <= values.keys():
         smallest = min(values["seg_scales"])
         if values["base_size"] * smallest < 1:
-            raise ParameterError(f"parameter seg_scales: {smallest} leaves nothing of {values['base_size']}")
+            raise ParameterError(
+                f"parameter seg_scales: {smallest} leaves nothing of base_size {values['base_size']}; raise it"
+            )
 
 
 def _check_augmentation(policy: str) -> None:
@@ -332,7 +337,11 @@ def _check_segmenter(values: Values, patch: int) -> None:
 
 def _check_side(name: str, values: Values, patch: int) -> None:
     if name in values and values[name] % patch:
-        raise ParameterError(f"parameter {name}: {values[name]} is not a multiple of the patch of {patch} pixels")
+        below = values[name] // patch * patch
+        fits = f"{below} or {below + patch}" if below else patch
+        raise ParameterError(
+            f"parameter {name}: {values[name]} is not a multiple of the patch of {patch} pixels; give {fits}"
+        )
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -446,7 +455,8 @@ def _check_labels(labelled: Collection[str], lists: Mapping[str, Sequence[str]],
     for name in dict.fromkeys(("train_list", by)):
         if name in values and not any(image_id in labelled for image_id in lists[values[name]]):
             raise DataError(
-                f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"
+                f"list {values[name]}: no image of it shows a class, so there is nothing to go by; label some, or give "
+                "another"
             )
 
 

@@ -40,7 +40,7 @@ def find_masks(folder: Path, dataset: Dataset, list_name: str) -> dict[str, Path
     others = sorted(there[name].name for name in there.keys() - set(names.values()))
     if missing:
         more = counted(len(others), "masks")
-        also = f"; it holds {more} that fit no image of the list, such as {others[0]}" if others else ""
+        also = f"; it holds {more} of no image on the list, such as {others[0]}" if others else ""
         raise DataError(
             f"{folder} lacks {len(missing)} of the {len(ids)} masks of list {list_name}, such as {missing[0]}{also}. "
             "Call each mask as its image, or score another list (--list)"
