@@ -114,7 +114,7 @@ def saved(image, **how):
     ("damage", "words"),
     [
         (lambda path: path.unlink(), "lacks 1 of the 4 masks of list val, such as scene_000010.png"),
-        (lambda path: path.rename(path.with_stem("scene_000010_mask")), "it holds 1 mask of no image on the list, such as "
+        (lambda path: path.rename(path.with_stem("scene_000010_mask")), "holds 1 mask of no image on the list, such as "
          "scene_000010_mask.png. Call each mask as its image"),
         (painted(21), "scene_000010.png holds the value 21, but the data set has the classes 0…20"),
         (painted(255, slice(None)), "scene_000010.png is void (255) at"),
