@@ -36,7 +36,8 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ("*.safetensors", "*.npz", "*.png", "metrics.json", "threshold.json", "results.csv")
 READ_LATER = ("*.safetensors", "*/cams/*.npz", "*/labels/*.png", "*/threshold.json", "*/metrics.json")
-SECONDS_TO_END = 30  # for kernels and workers, after the command was killed
+STARTED = "· started ·"  # what a command prints when a notebook begins
+SECONDS_TO_END = 120  # for kernels and workers, after the command was killed; one that loads torch ends behind that
 
 
 # ── A run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -46,13 +47,17 @@ class Run:
     Attributes:
         command: of the run, without its folder.
         folder: of the run.
+        digests: {file: sha256} of what it has to end with; empty for the undisturbed run.
         faults: what went wrong, in words.
+        ends: how often it ended and was compared.
     """
 
-    def __init__(self, command, folder):
+    def __init__(self, command, folder, digests=()):
         self.command = command
         self.folder = Path(folder)
+        self.digests = dict(digests)
         self.faults = []
+        self.ends = 0
 
     def start(self):
         """The process of the run, at work."""
@@ -73,6 +78,10 @@ class Run:
     def wait(self, process):
         """Wait for the command's end → what it printed."""
         process.wait()
+        return self.printed()
+
+    def printed(self):
+        """What the command has printed so far."""
         return self._printed.read_text(errors="replace")
 
     def finish(self):
@@ -96,12 +105,21 @@ class Run:
                 except Exception as error:
                     self.fault(f"{path.relative_to(self.folder)} is not whole: {type(error).__name__}: {error}")
 
-    def compare(self, digests):
+    def compare(self):
         """A fault for each result that is not that of the undisturbed run."""
         own = digest(self.folder)
-        for name in sorted(own.keys() | digests.keys()):
-            if own.get(name) != digests.get(name):
+        for name in sorted(own.keys() | self.digests.keys()):
+            if own.get(name) != self.digests.get(name):
                 self.fault(f"{name} is another than in the undisturbed run")
+        self.ends += 1
+
+    def begin_anew(self, process):
+        """Compare a run that came to its end before it was disturbed (again), and clear its folder."""
+        text = self.wait(process)
+        if process.returncode:
+            self.fault(f"the undisturbed command failed: {text[-2000:]}")
+        self.compare()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def said(text):
@@ -164,8 +182,7 @@ def kill_at_random(run, kills, seconds, draw):
             time.sleep(0.05)
         found = {part: some for part, some in processes_of(process).items() if some}
         if process.poll() is not None or not found:  # the run was faster than the moment: it begins anew
-            process.wait()
-            shutil.rmtree(run.folder, ignore_errors=True)
+            run.begin_anew(process)
             continue
         part = draw.choice(sorted(found))
         victims = [one for some in found.values() for one in some]
@@ -189,8 +206,11 @@ def fill_disk(run, disk, points, size, draw):
     """Let the disk of a run fill up at random points between nothing and `size` bytes, each larger than the last."""
     rows = []
     for full in sorted(draw.uniform(0.02, 0.95) * size for _ in range(points)):
-        disk.resize(max(full, 1.02 * disk.used()))
+        disk.resize(20 * size)
         process = run.start()
+        while process.poll() is None and STARTED not in run.printed():  # before, a run looks whether there is room
+            time.sleep(0.05)
+        disk.resize(max(full, 1.02 * disk.used() + 2**16))
         text = run.wait(process)
         if not process.returncode:
             continue
@@ -199,7 +219,7 @@ def fill_disk(run, disk, points, size, draw):
             run.fault(f"a full disk is told so: {text[-1500:]}")
         rows.append({"full at (MB)": round(full / 1e6, 1), "said": said(text)})
         print(rows[-1], flush=True)
-        disk.resize(disk.used() * 1.5 + 2**24)
+        disk.resize(20 * size)
         run.check_whole()
     disk.resize(20 * size)
     run.finish()
@@ -222,7 +242,7 @@ def forbid_writing(run, times, seconds, draw):
         for folder in folders:
             folder.chmod(0o700)
         if not running or not process.returncode:  # it had nothing more to write: it begins anew
-            shutil.rmtree(run.folder, ignore_errors=True)
+            run.begin_anew(process)
             continue
         if "Permission denied" not in text or "Traceback" in text:
             run.fault(f"a folder that cannot be written is told so: {text[-1500:]}")
@@ -246,8 +266,7 @@ def cut_files(run, cuts, seconds, draw):
             files = [path for path in files if not path.name.startswith(".") and path.parent != run.folder / "figures"]
             path = draw.choice(files) if files else None
         if path is None or process.poll() is not None:
-            process.wait()
-            shutil.rmtree(run.folder, ignore_errors=True)
+            run.begin_anew(process)
             continue
         content = path.read_bytes()
         with open(path, "r+b") as file:
@@ -336,15 +355,15 @@ def main():
             if not times or bound is None:
                 print(f"{name}: {'skipped: root may write everywhere' if times else 'not asked for'}", flush=True)
                 continue
-            run = Run([*bound, *command], place / name)
-            faults += tell(name, run, disturb(run, times, seconds, draw), digests)
+            run = Run([*bound, *command], place / name, digests)
+            faults += tell(name, run, disturb(run, times, seconds, draw))
         disk, reason = small_disk(place / "disk", 2**26) if options.full else (None, "not asked for")
         if disk is None:
             print(f"full: {reason}", flush=True)
         else:
             try:
-                run = Run(command, disk.folder / "run")
-                faults += tell("full", run, fill_disk(run, disk, options.full, size, draw), digests)
+                run = Run(command, disk.folder / "run", digests)
+                faults += tell("full", run, fill_disk(run, disk, options.full, size, draw))
             finally:
                 disk.remove()
     finally:
@@ -353,12 +372,13 @@ def main():
     sys.exit(f"{faults} faults" if faults else 0)
 
 
-def tell(name, run, rows, digests):
+def tell(name, run, rows):
     """Print what came of a way of disturbing a run → how many faults."""
     run.check_whole()
-    run.compare(digests)
+    run.compare()
     table = pd.DataFrame(rows)
-    print(f"\n{name}: {len(rows)} times, {len(run.faults)} faults\n{table.to_string(index=False)}\n", flush=True)
+    print(f"\n{name}: {len(rows)} times, {run.ends} runs to the end, {len(run.faults)} faults")
+    print(f"{table.to_string(index=False)}\n", flush=True)
     return len(run.faults)
 
 

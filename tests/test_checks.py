@@ -35,9 +35,9 @@ BAD = {
     "seed": (-1, "must be at least 0"),
     "cam_min_crop": (0.0, "must be greater than 0 and at most 1"),
     "seg_augment": ([2.0, 0.5], "the smallest first"),
-    "window_stride": (97, "leaves gaps"),
-    "clip_cell": (25, "does not divide crop_size 96"),
-    "image_size": (100, "multiple of the patch of 8"),
+    "window_stride": (97, "leaves gaps between windows of crop_size 96; give 96 at most"),
+    "clip_cell": (25, "does not divide crop_size 96; give 24"),
+    "image_size": (100, "multiple of the patch of 8 pixels; give 96 or 104"),
     "crop_size": (100, "does not divide"),
     "reduction": (100, "lower it"),
     "backbone": ("resnet18", "not a plain ViT"),
@@ -112,7 +112,7 @@ def test_good_values_pass():
 def test_the_crop_is_held_against_the_patch_of_its_own_backbone():
     own = {"seg_backbone": "vit_small_patch14_dinov2", "seg_patch": 0, "window_stride": 84, "clip_cell": 14}
     check_run(DEFAULTS | own | {"crop_size": 84})  # a multiple of 14, not of step 1's patch of 8
-    with pytest.raises(UserError, match="crop_size: 98 is not a multiple of the patch of 16"):
+    with pytest.raises(UserError, match="crop_size: 98 is not a multiple of the patch of 16 pixels; give 96 or 112"):
         check_run(DEFAULTS | own | {"crop_size": 98, "seg_patch": 16})
 
 
@@ -144,7 +144,7 @@ def test_weights_that_have_to_be_fetched_are_fetched_beforehand(tmp_path, monkey
 
 
 def test_scales_that_leave_nothing_are_refused_beforehand():
-    with pytest.raises(UserError, match=r"seg_scales: 0.001 leaves nothing of 112"):
+    with pytest.raises(UserError, match=r"seg_scales: 0.001 leaves nothing of base_size 112; raise"):
         check_run(DEFAULTS | {"seg_scales": [1.0, 0.001]})
     with pytest.raises(UserError, match=r"scene_\d+\.jpg is \d+×\d+ pixels: at scale 0.05 it has no patch of 8 pixels"):
         check_run(DEFAULTS | {"cam_scales": [0.05, 1.0]})
@@ -175,3 +175,23 @@ def test_processes_that_cannot_share_a_batch():
         check_run({"device": "cpu", "processes": 2, "seg_batch_size": 3})
     with pytest.raises(ParameterError, match="processes 1000: there is one for each core"):
         check_run({"device": "cpu", "processes": 1000})
+
+
+def test_a_path_that_would_be_there_seen_from_elsewhere_is_told_so(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "vit.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    cases = {
+        "data_root": ("photos", {"dataset": "folder"}),
+        "label_folder": ("photos", {}),
+        "trained_cam": ("vit.pth", {}),
+        "weights": ("vit.pth#ema", {}),
+    }
+    for name, (value, more) in cases.items():
+        there = tmp_path / value.removesuffix("#ema")
+        with pytest.raises(UserError) as caught:
+            runner.run(presets.get("smoke").parameters | more | {name: value}, tmp_path / "run")
+        words = f", but {there} does: a parameter's path starts at the repository's root, so give it whole; give"
+        assert words in str(caught.value), name
+    with pytest.raises(UserError, match="does not exist or is not a file; give one"):
+        runner.run(presets.get("smoke").parameters | {"weights": "nowhere.pth"}, tmp_path / "run")

@@ -265,12 +265,12 @@ def test_report_names_what_is_wrong(folder, capsys):
     for text in (
         "2 classes; lists train (2), val (3)",
         "sizes: 30×20 to 32×20 pixels",
-        "1 images without a label:\n  three",
-        "1 copies of one image:\n  copy, three",
+        "1 image without a label:\n  three",
+        "1 copy of one image:\n  copy, three",
         "broken.png cannot be read",
         "copy: dog",
-        "1 images without a mask:\n  three",
-        "1 lists without masks:\n  train: none of its images has a mask",
+        "1 image without a mask:\n  three",
+        "1 list without masks:\n  train: none of its images has a mask",
     ):
         assert text in out, text
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("cat", "dog"))}
@@ -310,4 +310,4 @@ def test_report_of_good_data(tiny_voc, tmp_path, capsys):
 def test_masks_command(coco, capsys):
     annotations(coco, [square(4, 4, 4, 18)])
     assert main(["data", "coco-masks", str(coco), "--split", "train"]) == 0
-    assert "train: 1 images with masks, all of COCO14 are 82081" in capsys.readouterr().out
+    assert "train: 1 image with masks, all of COCO14 are 82081" in capsys.readouterr().out

@@ -189,7 +189,7 @@ def test_another_number_of_images_per_class_is_named(complete, monkeypatch):
     monkeypatch.setattr(released, "COUNTS", known | {"bird": (train, val + 3, train_aug + 1)})
     text, faults = check(VOC(complete), ["train", "val"])
     assert f"val: {val} images show bird, {val + 3} by the released labels" in text and faults == 1
-    assert "1 classes whose number of images is not that of the released labels" in text
+    assert "1 class whose number of images is not that of the released labels" in text
     assert "train: the images per class are those of the released labels" in text
     write_list(complete, "".join(f"scene_{i:06d}\n" for i in range(8)), name="trainaug")
     for name in ("train_aug", "trainaug"):
@@ -212,7 +212,7 @@ def test_masks_that_differ_between_the_two_folders_are_described(complete):
         write_label_png(augmented / f"{ids[number]}.png", masks[number])
     text, faults = check(VOC(complete), ["train", "val"])
     share = 100 * (outline + 11 + 5) / sum(mask.size for mask in masks)
-    assert faults == 1 and "1 lists whose masks in SegmentationClass and SegmentationClassAug differ" in text
+    assert faults == 1 and "1 list whose masks in SegmentationClass and SegmentationClassAug differ" in text
     assert f"train: 3 of 8 masks ({ids[0]}, {ids[3]}, {ids[7]}) in {share:.2f} % of all pixels" in text
     assert f"{outline} are void in SegmentationClass alone, 5 in SegmentationClassAug alone, 11 have another" in text
     assert "val: 4 masks in SegmentationClassAug are those in SegmentationClass" in text
@@ -226,7 +226,7 @@ def test_masks_of_one_folder_only_are_not_compared(complete):
     (augmented / f"{FIRST}.png").write_bytes(b"not a mask")
     write_label_png(augmented / f"{LAST}.png", np.zeros((9, 9), np.uint8))
     text, faults = check(VOC(complete), ["train"])
-    assert faults == 2 and "1 masks that cannot be compared" in text and f"{FIRST}.png cannot be read" in text
+    assert faults == 2 and "1 mask that cannot be compared" in text and f"{FIRST}.png cannot be read" in text
     assert f"1 of 1 masks ({LAST}) in 100.00 % of all pixels" in text and "train: 6 of 8 masks are not in both" in text
 
 

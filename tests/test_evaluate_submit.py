@@ -113,8 +113,8 @@ def saved(image, **how):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda path: path.unlink(), "lacks 1 of the 4 masks of the list, such as scene_000010.png"),
-        (lambda path: path.rename(path.with_stem("scene_000010_mask")), "masks that fit no image of the list, such as "
+        (lambda path: path.unlink(), "lacks 1 of the 4 masks of list val, such as scene_000010.png"),
+        (lambda path: path.rename(path.with_stem("scene_000010_mask")), "holds 1 mask of no image on the list, such as "
          "scene_000010_mask.png. Call each mask as its image"),
         (painted(21), "scene_000010.png holds the value 21, but the data set has the classes 0…20"),
         (painted(255, slice(None)), "scene_000010.png is void (255) at"),
@@ -142,7 +142,9 @@ def test_all_wrong_masks_are_named_and_counted(masks, voc12_copy, capsys):
         painted(30)(path)
     assert evaluate(masks, voc12_copy) == 2
     error = capsys.readouterr().err
-    assert "4 of the 4 masks of val cannot be scored" in error and all(path.name in error for path in masks.iterdir())
+    assert "4 of the 4 masks of list val cannot be scored" in error and all(
+        path.name in error for path in masks.iterdir()
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_a_picture_that_cannot_be_read_makes_no_archive(network, devkit, tmp_pat
     picture = devkit / "VOCdevkit/VOC2012/JPEGImages/scene_000009.jpg"
     picture.write_bytes(picture.read_bytes()[:500])
     assert submit(network, devkit, tmp_path / "out") == 1
-    assert "1 images were left out, so there is no archive" in capsys.readouterr().err
+    assert "1 image left out, so there is no archive" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / INSIDE).iterdir())) == 3 and not (tmp_path / "out/results.tar.gz").exists()
     picture.unlink()
     assert submit(network, devkit, tmp_path / "out") == 2

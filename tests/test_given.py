@@ -140,6 +140,10 @@ def test_a_sweep_may_compare_labels_of_ours_with_those_of_others(notebooks, tmp_
         ({"trained_cam": "a.pth", "label_folder": "b"}, "trained_cam and label_folder: a run uses one of them"),
         ({"label_folder": "b", "oracle_noise": 0.5}, "label_folder: with oracle_noise 0.5 step 2 learns from masks"),
         ({"trained_cam": "nowhere/a.pth"}, "parameter trained_cam: nowhere/a.pth does not exist or is not a file"),
+        (
+            {"trained_cam": "papermill_runs/none/01_cam_training/a.pth"},
+            "; run stage 01 of papermill_runs/none, or give",
+        ),
         ({"trained_segmenter": "weaktr"}, "parameter trained_segmenter: weaktr does not exist or is not a file"),
         ({"label_folder": "nowhere/b"}, "parameter label_folder: .*nowhere/b does not exist or is not a folder"),
         ({"label_folder": "README.md"}, "parameter label_folder: .*README.md does not exist or is not a folder"),

@@ -67,6 +67,13 @@ def test_published_class_counts_bring_their_names(tmp_path):
     assert load_model(path).details["classes"][:2] == ["aeroplane", "bicycle"]
 
 
+def test_a_released_file_that_is_not_there(tmp_path):
+    with pytest.raises(
+        UserError, match=r"none\.pth does not exist or is not a file; give a checkpoint of the authors'"
+    ):
+        import_released(tmp_path / "none.pth")
+
+
 @pytest.mark.parametrize("kind", ["cam", "dinov2", "eva02"])
 def test_every_key_is_refused_by_name_when_missing_or_misshapen(kind):
     if kind == "cam":

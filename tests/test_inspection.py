@@ -210,7 +210,7 @@ KINDS = {
         plain_folder(*BOTH, mask=lambda labels: drawn(int(labels == ["dog"]))), ["of cat have no pixel"], REFUSED),
     "a class that the label lacks": (
         plain_folder(*BOTH, mask=lambda labels: drawn(1 if labels in (["cat"], []) else 2)),
-        ["1 classes in the mask that the label lacks", "a04: cat"], TOLD),
+        ["1 class in the mask that the label lacks", "a04: cat"], TOLD),
     "one bit": (plain_folder(*CATS, mask=of_cats, save=one_bit), [], NOTHING),
     "four bits": (plain_folder(*BOTH, mask=own, save=four_bits), [], NOTHING),
     "sixteen bits": (plain_folder(*BOTH, mask=own, save=sixteen_bits), [], NOTHING),
@@ -229,7 +229,7 @@ KINDS = {
     "masks with a prefix": (renamed("mask-{}.png"), ["mask-a00.png fits no image"], REFUSED),
     "masks with the image's ending": (renamed("{}.png.png"), ["a00.png.png fits no image"], REFUSED),
     "masks that are no PNG": (renamed("{}.bmp"), ["a00.bmp fits no image", "save it as PNG"], REFUSED),
-    "masks of other images": (renamed("x{}y.png"), ["are no image's of labels.csv"], TOLD),
+    "masks of other images": (renamed("x{}y.png"), ["without an image of labels.csv, such as"], TOLD),
     "masks in capital letters": (renamed("{}.PNG"), [], NOTHING),
     "masks for val only": (only_val, ["train: none of its images has a mask", "is not measured"], TOLD),
     "EXIF turn by a quarter": (turned(6), ["is 40×32 pixels, its image 32×40", "EXIF note"], REFUSED),
@@ -406,7 +406,7 @@ def test_a_picture_brighter_than_the_others_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("weaktr.data.dataset.DEEP_SAMPLE", 3)
     Image.fromarray(np.full(SIZE[::-1], 9000, np.uint16)).save(tmp_path / "a01.png")
     text, faults = the_report(tmp_path)
-    assert "1 pictures that are brighter than white:" in text and "a01.png holds 9000" in text and faults == 1
+    assert "1 picture brighter than white:" in text and "a01.png holds 9000" in text and faults == 1
 
 
 def test_fractions_are_scaled(tmp_path):
@@ -487,7 +487,7 @@ def test_some_masks_of_images_that_the_table_lacks_are_a_remark(tmp_path):
     folder(tmp_path, CATS, of_cats)
     grey(tmp_path / "masks/another.png", drawn(1))
     text, faults = the_report(tmp_path)
-    assert "1 files below" in text and faults == 0
+    assert "1 file below" in text and faults == 0
 
 
 def test_linked_folders_are_read_and_in_the_fingerprint(tmp_path):

@@ -477,6 +477,14 @@ def test_what_is_wrong_in_a_file_is_named_by_id(make, change, words):
         made(root)
 
 
+def test_annotations_that_are_not_there_are_told_with_those_that_are(make, tmp_path):
+    root = make()
+    with pytest.raises(DataError, match=r"instances_test2014\.json do not exist, .* has instances_train2014\.json"):
+        write_masks(root, "test")
+    with pytest.raises(DataError, match=r"annotations has nothing of the kind; give the folder that holds"):
+        write_masks(tmp_path / "nowhere", "train")
+
+
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", "[" * 200_000, '{"images": "é'.encode("latin-1"), b"", b"1", "1" * 9999]
 )

@@ -63,17 +63,17 @@ def undisturbed(command, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_is_not(command, undisturbed, tmp_path):
-    run = reliability.Run(command, tmp_path / "killed")
+    run = reliability.Run(command, tmp_path / "killed", undisturbed)
     rows = reliability.kill_at_random(run, 2, 6, random.Random(3))
-    run.compare(undisturbed)
+    run.compare()
     assert len(rows) == 2 and not run.faults
 
 
 @pytest.mark.slow
 def test_a_run_whose_file_is_cut_off_names_it_and_goes_on(command, undisturbed, tmp_path):
-    run = reliability.Run(command, tmp_path / "cut")
+    run = reliability.Run(command, tmp_path / "cut", undisturbed)
     rows = reliability.cut_files(run, 1, 1, random.Random(0))
-    run.compare(undisturbed)
+    run.compare()
     assert len(rows) == 1 and not run.faults and ".npz cannot be read" in rows[0]["said"]
 
 
@@ -83,9 +83,9 @@ def test_a_run_whose_disk_fills_says_so_and_goes_on(command, undisturbed, tmp_pa
     if disk is None:
         pytest.skip(reason)
     try:
-        run = reliability.Run(command, disk.folder / "run")
+        run = reliability.Run(command, disk.folder / "run", undisturbed)
         rows = reliability.fill_disk(run, disk, 1, 800_000, random.Random(1))
-        run.compare(undisturbed)
+        run.compare()
         assert len(rows) == 1 and not run.faults and "No space left on device" in rows[0]["said"]
     finally:
         disk.remove()
@@ -96,9 +96,9 @@ def test_a_run_that_may_not_write_says_so_and_goes_on(command, undisturbed, tmp_
     bound = reliability.as_others()
     if bound is None:
         pytest.skip("root may write everywhere")
-    run = reliability.Run([*bound, *command], tmp_path / "forbidden")
+    run = reliability.Run([*bound, *command], tmp_path / "forbidden", undisturbed)
     rows = reliability.forbid_writing(run, 1, 2, random.Random(0))
-    run.compare(undisturbed)
+    run.compare()
     assert len(rows) == 1 and not run.faults and "Permission denied" in rows[0]["said"]
 
 
@@ -106,9 +106,9 @@ def test_what_is_not_whole_is_a_fault(tmp_path, capsys):
     run = reliability.Run([], tmp_path)
     np.savez(tmp_path / "whole.npz", a=np.arange(9))
     (tmp_path / "metrics.json").write_text("[]")
-    before = reliability.digest(tmp_path)
+    run.digests = reliability.digest(tmp_path)
     run.check_whole()
-    run.compare(before)
+    run.compare()
     assert not run.faults
     half = (tmp_path / "whole.npz").read_bytes()[:90]
     for name in ("half.npz", ".half.npz", "half.png", "half.safetensors"):
@@ -116,5 +116,5 @@ def test_what_is_not_whole_is_a_fault(tmp_path, capsys):
     (tmp_path / "metrics.json").write_text('[{"value": 1')
     run.check_whole(besides=[tmp_path / "half.png"])
     assert [fault.split()[0] for fault in run.faults] == ["half.npz", "half.safetensors", "metrics.json"]
-    run.compare(before)
+    run.compare()
     assert "metrics.json is another than in the undisturbed run" in run.faults

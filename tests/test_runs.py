@@ -786,6 +786,8 @@ def test_what_could_not_be_measured_is_said_and_left_out(tmp_path, capsys):
         ('OSError(28, "No space left on device", "cams/a.npz")', "make room"),
         ('OSError(24, "Too many open files")', "ulimit -n"),
         ('RuntimeError("A child process terminated abruptly, the process pool is not usable")', "lower workers"),
+        ('RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")', "load images ended or was killed"),
+        ('RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")', "load images ended or was killed"),
         ('MemoryError("Unable to allocate 7 TiB")', "lower the batch size"),
         ('OSError(30, "Read-only file system", "cams/a.npz")', "can be written"),
     ],

@@ -230,7 +230,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path, override, m
 
 
 def test_a_missing_file_is_refused(place):
-    with pytest.raises(ParameterError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(ParameterError, match=r"none\.toml does not exist or is not a file"):
         read(place, place / "none.toml")
 
 

@@ -200,7 +200,7 @@ def test_a_training_that_diverges_is_a_failed_run_and_no_bad_input():
 
 
 def test_a_list_smaller_than_the_batch_is_refused(tiny_dataset, tmp_path):
-    with pytest.raises(ParameterError, match="there are 8 images, fewer than batch size 9; lower it"):
+    with pytest.raises(ParameterError, match="the list has 8 images, fewer than batch size 9; lower it"):
         learn_cams(tiny_dataset, tmp_path, batch_size=9)
 
 

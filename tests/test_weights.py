@@ -125,7 +125,7 @@ def test_several_networks_of_which_none_fits_are_refused_together(tmp_path):
     torch.save(
         {"student": drawn(SMALL | {"depth": 1}), "teacher": drawn(SMALL | {"depth": 3})}, tmp_path / "weights.pth"
     )
-    both = r"holds networks of other architectures: student\. a ViT .* 1 blocks .*; teacher\. a ViT .* 3 blocks"
+    both = r"holds networks of other architectures: student\. a ViT .* 1 block .*; teacher\. a ViT .* 3 blocks"
     with pytest.raises(UserError, match=rf"{both} and patch 8; give weights of this backbone"):
         loaded(tmp_path / "weights.pth")
 
@@ -137,7 +137,7 @@ def test_what_holds_no_such_network_is_refused_with_what_it_holds(tmp_path):
             {"state_dict": {"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(3)}},
             r"2 tensors such as state_dict\.conv1",
         ),
-        ({"model": drawn(SMALL | {"depth": 1})}, "lacks blocks.1.attn.* holds a ViT of width 48, 1 blocks and patch 8"),
+        ({"model": drawn(SMALL | {"depth": 1})}, "lacks blocks.1.attn.* holds a ViT of width 48, 1 block and patch 8"),
         (
             drawn(SMALL | {"embed_dim": 96}),
             r"misshapen cls_token \(1, 1, 96\) instead of \(1, 1, 48\), .*backbone, these are a ViT of width 96",

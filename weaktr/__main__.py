@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ParameterError, RunError, UserError, remedy
+from .errors import ParameterError, RunError, UserError, counted, remedy
 from .files import here, resolve, short, writing
 from .progress import write_plainly
 from .workbench import presets
@@ -218,7 +218,7 @@ def _figures(options: argparse.Namespace) -> None:
     from .workbench.collection import collect_figures
 
     count = len(collect_figures(options.run, here(options.target)))
-    print(f"{options.target}: {count} files, sources.csv lists where each comes from")
+    print(f"{options.target}: {counted(count, 'files')}, sources.csv lists where each comes from")
 
 
 # ── predict, evaluate, submit ─────────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +275,7 @@ def _predict(options: argparse.Namespace) -> None:
     network = open_network(options.network, options.device)
     found = predict_pictures(network, pictures, output, crf=options.crf, overlays=options.overlays)
     values = ", ".join(f"{value} {name}" for value, name in enumerate(network.names))
-    print(f"{options.output}: {found.made} masks made, {found.there} were there. Their values: {values}")
+    print(f"{options.output}: {counted(found.made, 'masks')} made, {found.there} were there. Their values: {values}")
     if found.broken:
         raise RunError(f"{len(found.broken)} of {len(pictures)} pictures were left out, named above")
 
@@ -288,7 +288,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if folder.name in ("", ".."):  # so that another can be beside it
         folder = here(folder)
     score = evaluate(folder, dataset, options.list)
-    print(f"{options.masks} on {options.list} ({len(score.ids)} images): mIoU {score.miou:.2f} %")
+    print(f"{options.masks} on {options.list} ({counted(len(score.ids), 'images')}): mIoU {score.miou:.2f} %")
     per_class = score.per_class(dataset.classes)
     rows = [(str(name), "absent" if value != value else f"{value:.2f}") for name, value in per_class.items()]
     _print_table([("class", "IoU (%)"), *rows])
@@ -338,7 +338,7 @@ def _import(options: argparse.Namespace) -> None:
     )
     million = million_parameters(model)
     classes = model.config["num_classes"]
-    print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {classes} classes")
+    print(f"{path}: {model.config['step']}, {million:.1f} M parameters, {counted(classes, 'classes')}")
     print(f"normalised by mean {model.mean} and standard deviation {model.std}; another: --normalise")
     parameter = KINDS[model.config["step"]][1]
     print(f"next · `weaktr run --set {parameter}={path} …` goes on from this network instead of training one")
@@ -367,7 +367,7 @@ def _data_check(options: argparse.Namespace) -> None:
     text, faults = check(open_dataset(options.dataset, here(options.root)), options.lists)
     print(text)
     if faults:
-        raise RunError(f"{faults} things to look at in {options.root}")
+        raise RunError(f"{counted(faults, 'things')} to look at in {options.root}")
     print("\nnext · `weaktr presets` lists what a run can start from; `weaktr run --preset NAME --set data_root=…`")
 
 
@@ -384,7 +384,7 @@ def _data_coco_masks(options: argparse.Namespace) -> None:
 
     root = here(options.root)
     for split in options.split:
-        made = f"{write_masks(root, split)} images with masks"
+        made = counted(write_masks(root, split), "images with masks")
         print(f"{split}: {', '.join(filter(None, (made, complete(root, split))))}", flush=True)
 
 
@@ -420,7 +420,7 @@ def _backbones(options: argparse.Namespace) -> None:
         rows.append((one.name, *sizes, one.normalisation, one.licence, steps, one.note))
     _print_table(rows)
     counts = [sum(step in one.steps for one in found) for step in (1, 2)]
-    print(f"\n{len(found)} names, {counts[0]} for step 1, {counts[1]} for step 2")
+    print(f"\n{counted(len(found), 'names')}, {counts[0]} for step 1, {counts[1]} for step 2")
 
 
 def _parameters(options: argparse.Namespace) -> None:

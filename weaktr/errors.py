@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -37,6 +37,41 @@ def near(name: str, known: Iterable[str]) -> str:
     return f", did you mean {' or '.join(close)}?"
 
 
+SINGULAR = {"ies": "y", "sses": "ss", "s": ""}  # endings; the first that fits counts
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what is counted: "2 classes of a few pixels", "1 class of a few pixels".
+
+    Args:
+        number: how many.
+        what: begins with a plural, the rest fits one and many.
+    """
+    if number == 1:
+        noun, *rest = what.split(" ")
+        plural, singular = next(pair for pair in SINGULAR.items() if noun.endswith(pair[0]))
+        what = " ".join([noun.removesuffix(plural) + singular, *rest])
+    return f"{number} {what}"
+
+
+def named(faults: Sequence[str], most: int) -> str:
+    """Faults as indented lines, each behind a line break; a remedy that several in a row share is told once.
+
+    Args:
+        faults: what is wrong, and behind the first semicolon what helps.
+        most: how many are named; of the others the number is.
+    """
+    lines = []
+    before = ""
+    for fault in faults[:most]:
+        head, _, help_against_it = fault.partition("; ")
+        lines.append(head if help_against_it == before else fault)
+        before = help_against_it
+    if len(faults) > most:
+        lines.append(f"… and {len(faults) - most} more")
+    return "".join(f"\n  {line}" for line in lines)
+
+
 # What libraries and the system say in words of their own, and what helps.
 REMEDIES = {
     "Bus error|shared memory|torch_shm": "the processes that load images share memory with the training, and "
@@ -49,6 +84,8 @@ REMEDIES = {
     "suffice: lower the batch size, the image size or workers",
     "A child process terminated abruptly|A process in the process pool was terminated abruptly": "one of the processes "
     "that refine, score or write was killed, most often for lack of memory: lower workers; the same command goes on",
+    r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)": "one of the processes that load images "
+    "ended or was killed, most often for lack of memory: lower workers; the same command goes on",
     "Too many open files": "raise the limit on open files (ulimit -n 4096), or lower workers",
     "File name too long": "a path is too long for this file system or for a socket: set TMPDIR or run_folder to a "
     "shorter one",

@@ -32,6 +32,14 @@ def here(path: str | Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
+def also_here(given: str | Path) -> str:
+    """What a message adds about a parameter's path that is not there, but would be from where the person stands."""
+    path = Path(given).expanduser()
+    if path.is_absolute() or resolve(path).exists() or not path.exists():
+        return ""
+    return f", but {here(path)} does: a parameter's path starts at the repository's root, so give it whole"
+
+
 def short(path: Path) -> str:
     """`path` as seen from the repository's root, so that notebooks and messages do not show where that is."""
     if path.is_relative_to(ROOT):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
-from ..files import ROOT
+from ..files import ROOT, also_here
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -34,7 +34,7 @@ def open_dataset(name: str, root: str | Path = "") -> "Dataset":
         raise DataError(f"data set {name!r} is unknown; one of {', '.join(DATASETS)}")
     folder = ROOT / Path(root or f"data/{name}").expanduser()
     if name != "synthetic":
-        _check_layout(name, folder)
+        _check_layout(name, folder, also_here(root) if root else "")
     if name == "synthetic":
         from .synthetic import open_synthetic
 
@@ -52,11 +52,16 @@ def open_dataset(name: str, root: str | Path = "") -> "Dataset":
     return COCO(folder, contiguous=name == "coco14_80")
 
 
-def _check_layout(name: str, folder: Path) -> None:
-    """Refuse a folder that does not exist, or that is laid out as another kind of data set than `name`."""
+def _check_layout(name: str, folder: Path, elsewhere: str) -> None:
+    """Refuse a folder that does not exist, or that is laid out as another kind of data set than `name`.
+
+    elsewhere: what a message adds where it does not exist.
+    """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder} {what}; give the folder of the data with data_root, or as the command's argument")
+        raise DataError(
+            f"{folder} {what}{elsewhere}; give the folder of the data (data_root of a run, --data-root of a command)"
+        )
     kind = name.removesuffix("_80")
     found = layouts(folder)
     if found and kind not in found:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, near
+from ..errors import DataError, counted, near
 from .dataset import Dataset, Remark
 from .lists import evenly
 from .spelling import Files, files_below, listed, means_no_class, plain, same_file, several, twins, with_separator
@@ -168,7 +168,7 @@ class Folder(Dataset):
                 yield Remark(text, fault="classes whose name looks like several")
             if "0" in self.classes:
                 text = f"{self._line_of('0')}: '0' is read as a class; the cell of an image without any is empty"
-                yield Remark(text, fault="classes that look like background")
+                yield Remark(text, fault="classes with a name for the background")
         yield from self._stray_masks()
         if not self.has_masks:
             of_pictures = {row.path.parts[0] for row in self._rows.values()}
@@ -194,7 +194,8 @@ class Folder(Dataset):
             text = f"{masks / name} fits no image; for {row.path} {how} {own}"
             yield Remark(text, fault="masks with another name than their image's", refused=not self.has_masks)
         if not wrong:
-            text = f"{len(stray)} files below {masks}, such as {stray[0]}, are no image's of {self._table.name}"
+            many = counted(len(stray), "files")
+            text = f"{many} below {masks} without an image of {self._table.name}, such as {stray[0]}"
             yield Remark(text, fault="" if self.has_masks else "masks of no image")
 
 

@@ -315,7 +315,7 @@ def _bits(dataset: Dataset, images: Sequence[Seen]) -> Iterator[Finding]:
         over = [
             f"{seen.path} holds {seen.largest:g}; all above {white} is white" for seen in grey if seen.largest > white
         ]
-        yield from _kinds("pictures that are brighter than white", over)
+        yield from _kinds("pictures brighter than white", over)
     if colour and max(seen.largest for seen in colour) < DARK:
         remedy = "16 bits a colour, of which 14 or fewer are used, so that hardly anything is left in 8; save it with 8"
         where = [f"{seen.path} has {remedy}" for seen in colour]
@@ -375,4 +375,4 @@ def _of_list(name: str, images: Sequence[Seen], classes: Sequence[str]) -> Itera
         yield f"{name}: no image of it shows {listed(never)}; there it can be neither learned nor measured"
     always = [own for value, own in enumerate(classes, start=1) if shown[value] == len(images) > 1]
     if always:
-        yield f"{name}: every image of it shows {listed(always)}; add images without, whose cells are empty or others"
+        yield f"{name}: every image of it shows {listed(always)}; add images that do not"

@@ -34,6 +34,12 @@ def read_annotations(path: Path | str) -> dict[str, Any]:
         DataError: The file is missing, is not such a file, or has objects on images that it lacks.
     """
     path = Path(path)
+    if not path.is_file():
+        there = ", ".join(sorted(other.name for other in path.parent.glob("*.json"))) or "nothing of the kind"
+        raise DataError(
+            f"annotations {path} do not exist, {path.parent} has {there}; give the folder that holds annotations/, and "
+            "as the split what stands between instances_ and .json"
+        )
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

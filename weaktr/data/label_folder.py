@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, named
 from ..processes import in_shares
 from .dataset import Dataset
 from .images import VOID, image_size, read_label_png
@@ -91,9 +91,7 @@ def check_labels(folder: Path, dataset: Dataset, ids: Sequence[str], workers: in
     shares = in_shares(partial(_read, folder=folder, dataset=dataset), ids, workers)
     faults = [fault for _, found in shares for fault in found]
     if faults:
-        more = f"\n  … and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        named = "".join(f"\n  {fault}" for fault in faults[:NAMED])
-        raise DataError(f"{folder}: {len(faults)} of {len(ids)} labels cannot be used{named}{more}")
+        raise DataError(f"{folder}: {len(faults)} of {len(ids)} labels cannot be used{named(faults, NAMED)}")
     counts = np.concatenate([counts for counts, _ in shares])
     if not counts[:, 1:VOID].any():
         raise DataError(f"{folder}: no label holds a class, 0 (background) and 255 (void) only; write class c as c + 1")

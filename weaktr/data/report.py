@@ -1,12 +1,12 @@
 """What `weaktr data check` prints: is this data what one thinks it is?"""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, counted, named
 from ..processes import cores
 from .dataset import Dataset
 from .inspection import Finding, Inspection, inspect
@@ -81,10 +81,7 @@ class Report:
         if self.remarks:
             lines += ["", *self.remarks]
         for finding in self.findings:
-            lines += ["", f"{len(finding.where)} {finding.kind}:"]
-            lines += [f"  {where}" for where in without_repeats(finding.where[:SHOWN])]
-            if len(finding.where) > SHOWN:
-                lines.append(f"  … and {len(finding.where) - SHOWN} more")
+            lines += ["", f"{counted(len(finding.where), finding.kind)}:{named(finding.where, SHOWN)}"]
         if not any(finding.fault or finding.refused for finding in self.findings):
             lines += ["", "no fault found"]
         return "\n".join(lines)
@@ -92,13 +89,13 @@ class Report:
     def _summary(self) -> list[str]:
         """How many classes and images there are."""
         lists = ", ".join(f"{name} ({len(ids)})" for name, ids in self.members.items())
-        lines = [f"{self.dataset.name}: {len(self.dataset.classes)} classes; lists {lists}"]
+        lines = [f"{self.dataset.name}: {counted(len(self.dataset.classes), 'classes')}; lists {lists}"]
         if not self.dataset.has_masks:
             lines.append("no masks: nothing can be measured")
         for one, other in itertools.combinations(self.members, 2):
             shared = set(self.members[one]) & set(self.members[other])
             if shared:
-                lines.append(f"{one} and {other} share {len(shared)} images")
+                lines.append(f"{one} and {other} share {counted(len(shared), 'images')}")
         return lines
 
     def _classes(self) -> list[str]:
@@ -122,12 +119,3 @@ class Report:
         low = np.min(self.sizes, axis=0)
         high = np.max(self.sizes, axis=0)
         return ["", f"sizes: {low[1]}×{low[0]} to {high[1]}×{high[0]} pixels, median {width}×{height}"]
-
-
-def without_repeats(texts: Iterable[str]) -> Iterator[str]:
-    """Texts whose remedy, what follows the first semicolon, is told once where several in a row have the same."""
-    before = ""
-    for text in texts:
-        head, _, remedy = text.partition("; ")
-        yield head if remedy == before else text
-        before = remedy

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .. import ranks
-from ..errors import ParameterError, RunError, UserError
+from ..errors import ParameterError, RunError, UserError, counted
 from ..files import atomic
 
 History = list[dict[str, Any]]  # rows of a history, by column
@@ -76,7 +76,7 @@ def _errors_that_name(path: Path, remedy: str) -> Iterator[None]:
 def check_batch(images: int, batch_size: int, processes: int = 1) -> None:
     """Raise ParameterError for a list that does not fill a single batch, and for one that processes cannot share."""
     if images < batch_size:
-        raise ParameterError(f"there are {images} images, fewer than batch size {batch_size}; lower it")
+        raise ParameterError(f"the list has {counted(images, 'images')}, fewer than batch size {batch_size}; lower it")
     if batch_size % max(1, processes):
         raise ParameterError(
             f"batch size {batch_size}, shared by {processes} processes, gives them different numbers of images; take a "

@@ -156,9 +156,11 @@ def import_released(
             checkpoint.
     """
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is not a file; give a checkpoint of the authors' code")
     output = Path(output) if output else path.with_suffix(".safetensors")
     if output.exists() and output.samefile(path):
-        raise UserError(f"{path} would be overwritten; give another output")
+        raise UserError(f"{path} would be overwritten; give another output (released checkpoints end in .pth)")
     model = read_released(
         path,
         num_heads=num_heads,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import resolve
 from .backbones import NORMALISATIONS, Backbone, PlainViT, make_vit, normalisation
 from .cam import CamModel
@@ -143,7 +143,8 @@ def _refuse_other_classes(file: str | Path, model: CamModel | Segmenter, classes
     count = model.config["num_classes"] - (model.config["step"] == "segmenter")
     if count != len(classes):
         raise UserError(
-            f"{file} knows {count} classes, the data set has {len(classes)}; give a checkpoint trained on it"
+            f"{file} knows {counted(count, 'classes')}, the data set has {len(classes)}; give a checkpoint trained on "
+            "it"
         )
     for number, (own, needed) in enumerate(zip(model.details.get("classes", classes), classes, strict=True), start=1):
         if own != needed:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import shipped_weights, weights_file
 from .backbones import Backbone, PlainViT
 
@@ -224,7 +224,7 @@ def _description(state: Mapping[str, Tensor]) -> str:
         return f"{len(state)} tensors such as {_some(list(state))}"
     blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     width, patch = state[KERNEL].shape[0], state[KERNEL].shape[-1]
-    return f"a ViT of width {width}, {len(blocks)} blocks and patch {patch}"
+    return f"a ViT of width {width}, {counted(len(blocks), 'blocks')} and patch {patch}"
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import counted
 from ..progress import clock
 from .run import SweepRun
 
@@ -86,12 +87,8 @@ def _outcome(run: SweepRun) -> str:
         return f"failed · {_headline(run)}"
     outcome = f"done in {clock(run.seconds)}"
     if run.shared:
-        outcome += f", {_number(run.shared, 'stage')} shared"
+        outcome += f", {counted(run.shared, 'stages')} shared"
     return outcome
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # ── Before it runs ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +102,7 @@ def plan_text(runs: Sequence[SweepRun], to_compute: Collection, seconds: float, 
         jobs: How many stages run at a time.
     """
     done = sum(run.state == "done" for run in runs)
-    text = f"{len(runs)} runs, {done} done already; {len(to_compute)} stages to compute"
+    text = f"{counted(len(runs), 'runs')}, {done} done already; {counted(len(to_compute), 'stages')} to compute"
     if not to_compute:
         return text
     missing = sum(len(run.stages) for run in runs)
@@ -113,4 +110,4 @@ def plan_text(runs: Sequence[SweepRun], to_compute: Collection, seconds: float, 
         text += f", {missing - len(to_compute)} more are shared"
     if math.isnan(seconds):
         return f"{text}; no estimate, since not all of these stages have been finished here before"
-    return f"{text}; estimate {clock(seconds / jobs)} with {_number(jobs, 'job')}"
+    return f"{text}; estimate {clock(seconds / jobs)} with {counted(jobs, 'jobs')}"

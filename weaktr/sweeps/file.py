@@ -183,6 +183,8 @@ def read_sweep(
 
 def load(path: str | Path) -> dict[str, Any]:
     """The entries of a TOML file. Raises ParameterError where it cannot be read."""
+    if not Path(path).is_file():
+        raise ParameterError(f"sweep {path} does not exist or is not a file; give one such as sweeps/demo/fusion.toml")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -335,6 +337,8 @@ def check_measures(measures: Sequence[Measure], stages: Sequence[str], declared:
             if entry not in MEASURE_ENTRIES:
                 raise ParameterError(f"measure {label!r}: unknown entry {entry!r}{near(entry, MEASURE_ENTRIES)}")
         if measure["stage"] not in declared:
-            raise ParameterError(f"measure {label!r} reads unknown stage {measure['stage']!r}")
+            raise ParameterError(
+                f"measure {label!r} reads unknown stage {measure['stage']!r}{near(str(measure['stage']), declared)}"
+            )
         if measure["stage"] not in stages:
-            raise ParameterError(f"measure {label!r} reads a stage that `stages` leaves out")
+            raise ParameterError(f"measure {label!r} reads a stage that `stages` leaves out; add it")

@@ -18,8 +18,8 @@ from ..data import LISTS, open_dataset, read_named
 from ..data.images import read_image
 from ..data.inspection import Inspection, Seen, inspect
 from ..device import available_device
-from ..errors import DataError, ParameterError, UserError, near
-from ..files import resolve, weights_file
+from ..errors import DataError, ParameterError, UserError, counted, near
+from ..files import also_here, resolve, short, weights_file
 from ..method.cam_training import CHECKPOINTS
 from ..method.clipping import SCOPES
 from ..method.crf import LABEL_SETTINGS
@@ -178,6 +178,7 @@ def check_run(
         UserError: for a backbone or a file of weights.
     """
     check_values(values)
+    _check_paths(values)
     if values.get("photograph"):
         read_named(lambda path: read_image(resolve(path)), values, "photograph")
     _check_processes(values)
@@ -190,6 +191,28 @@ def check_run(
     if images and patch and "run_folder" in values:
         print(f"needs · {refuse_what_cannot_fit(estimate(values, images, patch), values)}", flush=True)
     return extremes
+
+
+# ── Paths ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _check_paths(values: Values) -> None:
+    """Refuses files and folders that are not there, before anything is fetched or read."""
+    for name in ("weights", "seg_weights", "trained_cam", "trained_segmenter"):
+        if values.get(name):
+            file, part = weights_file(values[name])
+            if not file.is_file():
+                where = also_here(values[name].removesuffix(f"#{part}"))
+                run, stage = short(file.parent.parent), file.parent.name[:2]
+                of_a_run = f"run stage {stage} of {run}, or give another" if stage.isdigit() else ""
+                raise UserError(
+                    f"parameter {name}: {values[name]} does not exist or is not a file{where}; "
+                    f"{of_a_run or 'give one, or leave it empty'}"
+                )
+    folder = values.get("label_folder")
+    if folder and not resolve(folder).is_dir():
+        raise DataError(
+            f"parameter label_folder: {folder} does not exist or is not a folder{also_here(folder)}; give one with a "
+            "PNG for each image"
+        )
 
 
 # ── Values ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,13 +239,18 @@ def _check_windows(values: Values) -> None:
     crop = values.get("crop_size")
     stride, cell = values.get("window_stride"), values.get("clip_cell")
     if crop and stride and stride > crop:
-        raise ParameterError(f"parameter window_stride: {stride} leaves gaps between windows of crop_size {crop}")
+        raise ParameterError(
+            f"parameter window_stride: {stride} leaves gaps between windows of crop_size {crop}; give {crop} at most"
+        )
     if crop and cell and crop % cell:
-        raise ParameterError(f"parameter clip_cell: {cell} does not divide crop_size {crop}")
+        fits = max(side for side in range(1, cell + 1) if crop % side == 0)
+        raise ParameterError(f"parameter clip_cell: {cell} does not divide crop_size {crop}; give {fits}")
     if {"base_size", "seg_scales"} <= values.keys():
         smallest = min(values["seg_scales"])
         if values["base_size"] * smallest < 1:
-            raise ParameterError(f"parameter seg_scales: {smallest} leaves nothing of {values['base_size']}")
+            raise ParameterError(
+                f"parameter seg_scales: {smallest} leaves nothing of base_size {values['base_size']}; raise it"
+            )
 
 
 def _check_augmentation(policy: str) -> None:
@@ -250,11 +278,6 @@ def check_model(values: Values, fetch: Collection[int] = ()) -> int:
         ParameterError: for a backbone that does not fit other parameters.
         UserError: for an unknown backbone, and for files that are missing or do not start it.
     """
-    for name in ("weights", "seg_weights"):
-        if values.get(name) and not weights_file(values[name])[0].is_file():
-            raise UserError(
-                f"parameter {name}: {values[name]} does not exist or is not a file; give one, or leave it empty"
-            )
     patch = _check_cam_model(values) if makes_cams(values) else 0
     if values.get("trained_segmenter"):
         _check_trained_segmenter(values)
@@ -319,7 +342,11 @@ def _check_segmenter(values: Values, patch: int) -> None:
 
 def _check_side(name: str, values: Values, patch: int) -> None:
     if name in values and values[name] % patch:
-        raise ParameterError(f"parameter {name}: {values[name]} is not a multiple of the patch of {patch} pixels")
+        below = values[name] // patch * patch
+        fits = f"{below} or {below + patch}" if below else patch
+        raise ParameterError(
+            f"parameter {name}: {values[name]} is not a multiple of the patch of {patch} pixels; give {fits}"
+        )
 
 
 # ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,7 +391,7 @@ def tell_findings(inspection: Inspection, more: str) -> None:
     """Prints what is to be known of the data in one line, if anything. more: the command that says all of it."""
     told = [finding for finding in inspection.findings if finding.told]
     if told:
-        kinds = [f"{len(finding.where)} {finding.kind} ({_head(finding.where[0])})" for finding in told]
+        kinds = [f"{counted(len(finding.where), finding.kind)} ({_head(finding.where[0])})" for finding in told]
         print(f"data · {', '.join(kinds)} · {more} says more", flush=True)
 
 
@@ -419,8 +446,8 @@ def _check_batches(images: int, values: Values) -> None:
     batch = max(values.get(name, 1) if trains(values, step) else 1 for step, name in sizes.items())
     if images < batch:
         raise DataError(
-            f"list {values['train_list']} has {images} images, fewer than a batch of {batch}; lower cam_batch_size or "
-            "seg_batch_size"
+            f"list {values['train_list']} has {counted(images, 'images')}, fewer than a batch of {batch}; lower "
+            "cam_batch_size or seg_batch_size"
         )
 
 
@@ -433,7 +460,8 @@ def _check_labels(labelled: Collection[str], lists: Mapping[str, Sequence[str]],
     for name in dict.fromkeys(("train_list", by)):
         if name in values and not any(image_id in labelled for image_id in lists[values[name]]):
             raise DataError(
-                f"list {values[name]}: no image of it shows a class; without labels there is nothing to go by"
+                f"list {values[name]}: no image of it shows a class, so there is nothing to go by; label some, or give "
+                "another"
             )
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..data.dataset import Dataset
 from ..data.images import VOID, read_label_png, read_note
-from ..errors import DataError
+from ..errors import DataError, counted, named
 from ..evaluation.scores import ListScore, score_list
 from ..files import atomic, write_table
 from ..plots import confusion as draw_confusion
@@ -22,7 +22,7 @@ SHOWN = 10  # faults that are named
 
 
 # ── Which mask is whose ───────────────────────────────────────────────────────────────────────────────────────────
-def find_masks(folder: Path, dataset: Dataset, ids: Sequence[str]) -> dict[str, Path]:
+def find_masks(folder: Path, dataset: Dataset, list_name: str) -> dict[str, Path]:
     """{id: its mask} of a list, in a folder of masks made by anything.
 
     All masks are called in one of three ways: by the images' ids, by the names of their files where no two are the
@@ -31,6 +31,7 @@ def find_masks(folder: Path, dataset: Dataset, ids: Sequence[str]) -> dict[str, 
     Raises:
         DataError: There is no such folder, or an image has no mask in it.
     """
+    ids = dataset.ids(list_name)
     there = _pngs(folder)
     ways = [{i: _composed(name(dataset, i)) for i in ids} for name in (_by_id, _by_file, _by_place)]
     unique = [names for names in ways if len(set(names.values())) == len(ids)]
@@ -38,10 +39,11 @@ def find_masks(folder: Path, dataset: Dataset, ids: Sequence[str]) -> dict[str, 
     missing = [f"{name}.png" for name in names.values() if name not in there]
     others = sorted(there[name].name for name in there.keys() - set(names.values()))
     if missing:
-        also = f"; it holds {len(others)} masks that fit no image of the list, such as {others[0]}" if others else ""
+        more = counted(len(others), "masks")
+        also = f"; it holds {more} of no image on the list, such as {others[0]}" if others else ""
         raise DataError(
-            f"{folder} lacks {len(missing)} of the {len(ids)} masks of the list, such as {missing[0]}{also}. Call each "
-            "mask as its image, or score another list"
+            f"{folder} lacks {len(missing)} of the {len(ids)} masks of list {list_name}, such as {missing[0]}{also}. "
+            "Call each mask as its image, or score another list (--list)"
         )
     return {image_id: there[name] for image_id, name in names.items()}
 
@@ -98,15 +100,15 @@ def evaluate(folder: Path, dataset: Dataset, list_name: str) -> ListScore:
         DataError: Masks are missing, unreadable, of another size or numbering, or made by a network of other classes.
     """
     ids = dataset.ids(list_name)
-    masks = find_masks(folder, dataset, ids)
+    masks = find_masks(folder, dataset, list_name)
     for path in masks.values():
         _refuse_other_classes(path, dataset.classes)
     shares = in_shares(partial(_faults, dataset=dataset, masks=masks), ids, cores())
     faults = [fault for share in shares for fault in share]
     if faults:
-        more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n  ".join(faults[:SHOWN] + more)
-        raise DataError(f"{len(faults)} of the {len(ids)} masks of {list_name} cannot be scored:\n  {lines}")
+        raise DataError(
+            f"{len(faults)} of the {len(ids)} masks of list {list_name} cannot be scored:{named(faults, SHOWN)}"
+        )
     score = score_list(dataset, ids, partial(_scored, masks=masks, dataset=dataset), cores())
     if not score.confusion.any():
         raise DataError(f"all pixels of list {list_name} are void in {dataset.folder}, so nothing is scored")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..data.dataset import Dataset
 from ..data.images import read_image, read_label_png, read_note
-from ..errors import DataError, UserError
+from ..errors import DataError, UserError, counted
 from ..files import atomic, writing
 from ..method.segmentation import Task, segment_to_files
 from ..plots import mask_over
@@ -85,24 +85,28 @@ def pictures_of(dataset: Dataset, list_name: str) -> list[Picture]:
 
 
 def _in_folder(folder: Path, output: Path) -> dict[Path, str]:
-    """{picture: name of its mask} of all pictures below a folder, hidden files and those in `output` left out."""
+    """{picture: name of its mask} of all below a folder, but hidden ones, those in `output` and a data set's masks."""
     if folder.resolve().is_relative_to(output.resolve()):
         raise DataError(f"{folder} is to be read, and lies in --output {output}; give the masks another folder")
-    there = list(_files_below(folder, leave_out=output))
+    masks = folder / "masks"
+    of_masks = [masks] if (folder / "labels.csv").is_file() and masks.is_dir() else []
+    there = list(_files_below(folder, leave_out=[output, *of_masks]))
     pictures = [path for path in there if path.suffix.lower() in ENDINGS]
     others = [path for path in there if path.suffix.lower() not in ENDINGS]
     if not pictures:
         but = f", but {others[0].name}" if others else ""
         raise DataError(f"{folder} holds no picture{but}; pictures in a folder end in {', '.join(ENDINGS)}")
     if others:
-        more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
+        more = f" and {counted(len(others) - 1, 'more files')}" if len(others) > 1 else ""
         print(f"{folder}: {others[0].name}{more} left out, pictures end in {', '.join(ENDINGS)}")
+    if of_masks:
+        print(f"{folder}: masks/ left out, which beside labels.csv holds masks; give it by itself for pictures")
     return {path: str(path.relative_to(folder).with_suffix("")) for path in pictures}
 
 
-def _files_below(folder: Path, leave_out: Path) -> Iterator[Path]:
+def _files_below(folder: Path, leave_out: Sequence[Path]) -> Iterator[Path]:
     """All files below a folder in order, also in linked folders, each of which is entered once."""
-    entered = {leave_out.resolve()}
+    entered = {path.resolve() for path in leave_out}
     for place, folders, files in os.walk(folder, followlinks=True):
         entered.add(Path(place).resolve())
         folders[:] = sorted(
@@ -166,7 +170,7 @@ def predict_pictures(
             missing.append(picture)
     outcome = Predicted(there=len(masks) - len(missing))
     device = next(network.model.parameters()).device
-    print(f"{len(masks)} pictures, {outcome.there} with their masks already, on {device}", flush=True)
+    print(f"{counted(len(masks), 'pictures')}, {outcome.there} with their masks already, on {device}", flush=True)
     if missing:
         progress = Progress("predict", len(missing), "pictures")
         tasks = _tasks(network, missing, masks, notes, outcome, progress)

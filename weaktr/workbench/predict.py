@@ -40,9 +40,14 @@ def open_network(run: str | Path, device: str = "auto") -> Network:
         UserError: There is no such file, or it holds no segmenter of weaktr that knows its inference.
     """
     path = find_run(run)
-    is_checkpoint = path.is_file() or path.suffix in (".safetensors", *PICKLES)
-    file = path if is_checkpoint else path / "04_online_retraining" / "model.safetensors"
-    if file.is_file() and file.suffix in PICKLES:
+    if not path.exists():
+        raise UserError(
+            f"{run} does not exist; give a run's folder, such as papermill_runs/demo, or a checkpoint of step 2"
+        )
+    file = path if path.is_file() else path / "04_online_retraining" / "model.safetensors"
+    if not file.is_file():
+        raise UserError(f"{run} has no {file.relative_to(path)}; run its stage 04, or give another run's folder")
+    if file.suffix in PICKLES:
         raise UserError(f"{file} was not written by weaktr; `weaktr import` makes a checkpoint out of a released one")
     model = cast(Segmenter, load_model(file, step="segmenter"))
     details = model.details

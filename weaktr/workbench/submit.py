@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.images import VOID, image_size, read_label_png
 from ..data.voc import VOC, VOC_CLASSES
-from ..errors import DataError, RunError, UserError
+from ..errors import DataError, RunError, UserError, counted
 from ..files import atomic, read_json, resolve, writing
 from ..files import run_folder as find_run
 from .pictures import pictures_of, predict_pictures
@@ -52,7 +52,8 @@ def submit(network: Network, data_root: Path, list_name: str, output: Path, *, c
     inside = Path("results", "VOC2012", "Segmentation", f"comp6_{list_name}_cls")
     predicted = predict_pictures(network, pictures, output / inside, crf=crf)
     if predicted.broken:
-        raise RunError(f"{len(predicted.broken)} images were left out, so there is no archive; restore them and repeat")
+        missing = counted(len(predicted.broken), "images")
+        raise RunError(f"{missing} left out, so there is no archive; restore what is named above, and repeat")
     masks = {picture.name: output / inside / f"{picture.name}.png" for picture in pictures}
     for picture in pictures:
         check_mask(masks[picture.name], image_size(picture.path))
