@@ -1,15 +1,20 @@
-"""Sliders over the figures of `weaktr.plots`, for a person at the notebook.
+"""Sliders over the figures of `weaktr.plots`, and attention that can be touched, for a person at the notebook.
 
-Under the runner no widget is made: the figure is drawn once, from the first choice of everything, and returned.
-Otherwise the same call gives sliders and drop-down lists.
+Where nobody watches, no widget is made: under the runner, and under papermill or nbconvert alone. A figure is then drawn
+once, from the first choice of everything, and returned. Otherwise the same call gives sliders and drop-down lists.
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import stage
+from ..data.dataset import Dataset
+from .stage import interactive
+
+if TYPE_CHECKING:
+    from ..models.cam import CamModel
 
 PIXELS_PER_INCH = 100  # as shown; drawn at twice as many, for screens of high resolution
 
@@ -31,7 +36,7 @@ def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any
     """
     options = {name: _labelled(name, values) for name, values in choices.items()}
     first = {name: pairs[0][1] for name, pairs in options.items()}
-    if not stage.interactive():
+    if not watched():
         return _picture(function(**first))
 
     import ipywidgets as widgets
@@ -43,6 +48,41 @@ def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any
     controls = {name: _control(name, pairs) for name, pairs in options.items()}
     output = widgets.interactive_output(draw, controls)
     return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), output])
+
+
+def watched() -> bool:
+    """Whether a person sees what this cell shows.
+
+    A front end with a person says with every cell that it can ask for input; nbclient, which executes the cells for
+    papermill and nbconvert, says that it cannot.
+    """
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if not interactive() or not hasattr(shell, "kernel"):
+        return False
+    request = shell.kernel.get_parent("shell").get("content", {})
+    return bool(request.get("allow_stdin"))
+
+
+def explore_attention(
+    model: "CamModel", data: Dataset, choices: Mapping[str, tuple[str, int]], scale: float = 1.0
+) -> Any:
+    """Attention that can be touched, see `AttentionWidget`; nothing where nobody watches.
+
+    Args:
+        model: of step 1.
+        data: gives the images.
+        choices: {label: (image id, class from 0)}; the first is where it starts.
+        scale: factor of the images' size.
+    """
+    if not watched():
+        return None
+
+    from ..method.cam_generation import look
+    from .attention_widget import AttentionWidget
+
+    return AttentionWidget(partial(look, model, scale=scale), data.image, choices, data.classes)
 
 
 def _labelled(name: str, values: Sequence | Mapping[str, Any]) -> list[tuple[str, Any]]:
