@@ -24,9 +24,20 @@ def render():
     return Recorder()
 
 
+class Shell:
+    """IPython in a kernel, while it runs a cell of a front end."""
+
+    def __init__(self, **content):
+        self.kernel, self.content = self, content
+
+    def get_parent(self, channel):
+        assert channel == "shell"
+        return {"content": self.content}
+
+
 @pytest.fixture
 def person(monkeypatch):
-    monkeypatch.delenv("WEAKTR_RUNNER", raising=False)
+    monkeypatch.setattr(explorer, "watched", lambda: True)
 
 
 def controls(box):
@@ -42,6 +53,20 @@ def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
     ]
     assert all(isinstance(picture, Image) and picture.data.startswith(b"\x89PNG") for picture in shown)
     assert render.calls == [("a", 0.4), (("a", 0), 0)]
+
+
+@pytest.mark.parametrize(
+    ("shell", "expected"),
+    [(Shell(allow_stdin=True), True), (Shell(allow_stdin=False), False), (Shell(), False), (None, False)],
+    ids=["person", "nbclient", "unsaid", "no kernel"],
+)
+def test_a_front_end_with_a_person_can_ask_for_input(monkeypatch, render, shell, expected):
+    monkeypatch.delenv("WEAKTR_RUNNER", raising=False)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    assert explorer.watched() is expected
+    assert isinstance(explorer.explore(render, value=[1, 2]), Image) is not expected
+    assert render.calls == [(1,)]
+    assert expected or explorer.explore_attention(None, None, {}) is None
 
 
 def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
@@ -66,6 +91,30 @@ def test_choices_with_labels_give_their_values(person, render):
 def test_figures_are_closed_after_drawing(person):
     explorer.explore(lambda value: plt.figure(figsize=(1, 1)), value=[1, 2])
     assert not plt.get_fignums()
+
+
+def test_the_picture_is_replaced_in_its_place(person):
+    """A lower figure leaves the frame as high as it was, so that nothing below moves."""
+    box = explorer.explore(lambda inches: Figure(figsize=(2, inches)), inches={"low": 1, "high": 3})
+    _, frame, error = box.children
+    (picture,) = frame.children
+    first = picture.value
+    controls(box)["inches"].value = 3
+    assert (picture.width, picture.height, frame.layout.min_height) == ("200", "300", "300px")
+    controls(box)["inches"].value = 1
+    assert (picture.value, picture.height, frame.layout.min_height) == (first, "100", "300px")
+    assert frame.children == (picture,) and error.value == ""
+
+
+def test_an_error_after_a_move_is_said_below_the_picture(person):
+    def broken(value):
+        return {1: Figure(figsize=(1, 1))}[value]
+
+    box = explorer.explore(broken, value=[1, 2])
+    controls(box)["value"].value = 2
+    assert box.children[2].value == "KeyError: 2"
+    controls(box)["value"].value = 1
+    assert box.children[2].value == ""
 
 
 def test_errors_of_the_render_function_are_not_swallowed(person):

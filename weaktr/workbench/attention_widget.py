@@ -96,7 +96,8 @@ class AttentionWidget(anywidget.AnyWidget):
         maps = attention_view.seen_from(self._output, self._class, place, weights_LH, *self.shown)
         bytes_of = [np.uint8(np.rint(255 * stretched(values))).tobytes() for values in maps.values()]
         text = (
-            f"Row {place[0] + 1} of {rows}, column {place[1] + 1} of {columns}: coarse CAM {maps['coarse'][place]:.3g}, "
+            f"Row {place[0] + 1} of {rows}, column {place[1] + 1} of {columns}: "
+            f"coarse CAM {maps['coarse'][place]:.3g}, "
             f"fused {maps['fused'][place]:.3g}, fine {maps['fine'][place]:.3g}. "
             f"{sum(self.on)} of {len(self.on)} heads are on."
         )

@@ -1,7 +1,7 @@
 """Sliders over the figures of `weaktr.plots`, and attention that can be touched, for a person at the notebook.
 
-Where nobody watches, no widget is made: under the runner, and under papermill or nbconvert alone. A figure is then drawn
-once, from the first choice of everything, and returned. Otherwise the same call gives sliders and drop-down lists.
+Where nobody watches, no widget is made: under the runner, and under papermill or nbconvert alone. The figure is then
+drawn once, from the first choice of everything, and returned. Otherwise the same call gives sliders and lists.
 """
 
 import io
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from ..data.dataset import Dataset
 from .stage import interactive
@@ -24,7 +26,7 @@ def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any
 
     Args:
         function: Called with a value for each of `choices` by name; returns a matplotlib Figure. What it raises is
-            shown where the figure would be.
+            shown below the figure.
         **choices: For each argument a sequence of values or a dict {label: value}; the first is where it starts.
             Numbers become a slider, in ascending order, all else a drop-down list.
 
@@ -35,19 +37,39 @@ def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any
         ValueError: For an argument without a choice.
     """
     options = {name: _labelled(name, values) for name, values in choices.items()}
-    first = {name: pairs[0][1] for name, pairs in options.items()}
     if not watched():
-        return _picture(function(**first))
+        from IPython import display
+
+        png, width, _ = _drawn(function(**{name: pairs[0][1] for name, pairs in options.items()}))
+        return display.Image(png, format="png", width=width)
 
     import ipywidgets as widgets
-    from IPython.display import display
-
-    def draw(**values: Any) -> None:
-        display(_picture(function(**values)))
 
     controls = {name: _control(name, pairs) for name, pairs in options.items()}
-    output = widgets.interactive_output(draw, controls)
-    return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), output])
+    picture = widgets.Image(format="png")
+    frame = widgets.Box([picture], layout={"overflow": "hidden", "min_height": "0px"})
+    error = widgets.Label()
+
+    def draw() -> None:
+        png, width, height = _drawn(function(**{name: control.value for name, control in controls.items()}))
+        tallest = max(height, int(frame.layout.min_height.removesuffix("px")))
+        frame.layout.min_height = f"{tallest}px"  # what stands below does not move up where a lower figure follows
+        with picture.hold_sync():
+            picture.set_trait("width", str(width))
+            picture.set_trait("height", str(height))
+            picture.value = png
+
+    def redraw(_change: Any) -> None:
+        error.value = ""
+        try:
+            draw()
+        except Exception as raised:  # while it answers the browser, only the server's log would show it
+            error.value = f"{type(raised).__name__}: {raised}"
+
+    draw()
+    for control in controls.values():
+        control.observe(redraw, "value")
+    return widgets.VBox([widgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"}), frame, error])
 
 
 def watched() -> bool:
@@ -106,12 +128,13 @@ def _control(name: str, pairs: list[tuple[str, Any]]) -> Any:
     return widgets.SelectionSlider(options=ascending, value=first, description=description, continuous_update=False)
 
 
-def _picture(figure: Any) -> Any:
-    """The figure as a PNG to display, whatever matplotlib's backend; the figure is closed."""
-    from IPython.display import Image
+def _drawn(figure: Any) -> tuple[bytes, int, int]:
+    """The figure as a PNG, whatever matplotlib's backend, with its width and height as shown; the figure is closed."""
     from matplotlib import pyplot
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * PIXELS_PER_INCH)
     pyplot.close(figure)
-    return Image(buffer.getvalue(), format="png", width=int(PIXELS_PER_INCH * figure.get_figwidth()))
+    with Image.open(buffer) as picture:  # what is saved may be cut to what is drawn
+        width, height = picture.size
+    return buffer.getvalue(), width // 2, height // 2
