@@ -46,7 +46,7 @@ figures: setup ## draw the figures and tables of the sweeps, and collect all fig
 	.venv/bin/weaktr figures papermill_runs/reference figures
 
 bench: setup ## measure speed side by side with the plain limit and the released way; draws how cost grows
-	for file in cam_step low_memory cam_generation sliding_windows seg_step attention threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
+	for file in cam_step low_memory cam_generation sliding_windows seg_step attention attention_view threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style and types, and that notebooks carry no outputs
 	.venv/bin/ruff check .

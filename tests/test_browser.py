@@ -21,8 +21,8 @@ from weaktr.workbench.parameters import catalogue
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "only-here"
-HANG = 400  # seconds after which a notebook is taken to hang; an idle machine needs some twenty
-ANSWER = 60  # seconds after which a control is taken to hang; on an idle machine it answers within two
+HANG = 900  # seconds after which a notebook is taken to hang; an idle machine needs some twenty
+ANSWER = 120  # seconds after which a control is taken to hang; on an idle machine it answers within two
 STAGES = ["02_cam_generation", "03_pseudo_labels", "04_online_retraining"]
 CHANGED = dict(zip(STAGES, ({"cam_scales": [1.0]}, {"crf_settings": "coco"}, {"seg_lr": 0.5})))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -107,12 +107,11 @@ def answers(address):
 
 
 def wait_for(ready, seconds, what):
-    """What `ready` gives, once that is true."""
+    """Ask twice a second, which leaves a slow machine its time, until `ready` gives something true."""
     deadline = time.monotonic() + seconds
-    while not (found := ready()):
+    while not ready():
         assert time.monotonic() < deadline, f"no {what} within {seconds} s"
-        time.sleep(0.05)
-    return found
+        time.sleep(0.5)
 
 
 class Notebook:
@@ -135,7 +134,6 @@ class Notebook:
         """Whether its kernel has started; until then, the page calls it idle too, and asks which kernel to take."""
         with urlopen(sessions, timeout=ANSWER) as answer:
             found = [one for one in json.load(answer) if one["path"].startswith(self.path.parent.name)]
-        self.page.wait_for_timeout(500)  # the page's own events go on meanwhile
         return any(one["kernel"]["execution_state"] == "idle" for one in found)
 
     def _write(self, given):
