@@ -238,10 +238,12 @@ def test_explorers_follow_every_control(finished, stage):
         assert len(start) == 1, "one picture"
         controls = list(moves(explorer))
         assert len(controls) == 2
+        ratio = "picture => picture.clientWidth / picture.clientHeight * picture.naturalHeight / picture.naturalWidth"
         for name, forth, back in controls:
             what = f"explorer {number + 1}, {name}"
             assert notebook.after(explorer, forth, what) != start, what
             assert notebook.after(explorer, back, f"{what} back") == start, what
+            assert explorer.locator("img").evaluate(ratio) == pytest.approx(1, abs=0.01), "not stretched"
     assert not notebook.told
 
 
@@ -254,11 +256,11 @@ def test_attention_can_be_touched(finished):
     start = widget.evaluate(PICTURES)
 
     corner = notebook.after(widget, lambda: pictures.nth(0).click(position={"x": 3, "y": 3}), "click at a place")
-    assert corner[0] != start[0] and text.inner_text().startswith("Row 1 of 11, column 1 of 11:")
+    assert corner[0] != start[0] and text.inner_text().startswith("Row 1 of 10, column 1 of 12:")
     focused = notebook.page.evaluate("document.activeElement.tagName")
     assert focused == "CANVAS"
     right = notebook.after(widget, lambda: pictures.nth(0).press("ArrowRight"), "arrow key")
-    assert right[0] != corner[0] and "Row 1 of 11, column 2 of 11:" in text.inner_text()
+    assert right[0] != corner[0] and "Row 1 of 10, column 2 of 12:" in text.inner_text()
     assert notebook.page.evaluate("document.activeElement.tagName") == focused, "JupyterLab did not take the key"
 
     assert "24 of 24 heads" in text.inner_text()

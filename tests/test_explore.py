@@ -1,10 +1,12 @@
 """Explorers: one figure in batch, live controls for a person."""
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Image
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from weaktr.errors import UserError
 from weaktr.workbench import explorer
 
 
@@ -123,6 +125,14 @@ def test_errors_of_the_render_function_are_not_swallowed(person):
 
     with pytest.raises(RuntimeError, match="no such image"):
         explorer.explore(broken, value=[1])
+
+
+def test_a_refusal_is_shown_in_a_notebook_as_its_words_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+    shell.user_ns["error"] = UserError("no run here; make one")
+    shell.run_cell("raise error")
+    assert capsys.readouterr().out == "UserError: no run here; make one\n"
 
 
 def test_no_choice_is_refused(render):

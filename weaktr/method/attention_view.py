@@ -39,8 +39,8 @@ def of_map(weights_LH: np.ndarray, layer: int | None = None, head: int | None = 
 @torch.inference_mode()
 def compose_weighed(output: CamOutput, weights_LH: np.ndarray) -> Composition:
     """What the network would make of one image, were these the weights (L,H) of its heads."""
-    weights_LH = torch.from_numpy(np.ascontiguousarray(weights_LH)).to(output.head_weights)
-    return compose(output.coarse_cam, fuse(output.attentions, weights_LH[None]))
+    weights_1LH = torch.from_numpy(weights_LH[None]).to(output.head_weights)
+    return compose(output.coarse_cam, fuse(output.attentions, weights_1LH))
 
 
 def brightest(output: CamOutput, c: int) -> Place:

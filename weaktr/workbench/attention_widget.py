@@ -5,7 +5,7 @@ touch five maps of a byte for each patch; the network's output stays here.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class AttentionWidget(anywidget.AnyWidget):
         look: Callable[[np.ndarray], CamOutput],
         read: Callable[[str], np.ndarray],
         choices: Mapping[str, Choice],
-        class_names: list[str],
+        class_names: Sequence[str],
     ) -> None:
         """Show the first choice, from the patch where its fine CAM is highest.
 

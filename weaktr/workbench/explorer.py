@@ -5,6 +5,7 @@ drawn once, from the first choice of everything, and returned. Otherwise the sam
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -46,8 +47,8 @@ def explore(function: Callable[..., Any], **choices: Sequence | Mapping[str, Any
     import ipywidgets as widgets
 
     controls = {name: _control(name, pairs) for name, pairs in options.items()}
-    picture = widgets.Image(format="png")
-    frame = widgets.Box([picture], layout={"overflow": "hidden", "min_height": "0px"})
+    picture = widgets.Image(format="png", layout={"margin": "0px"})
+    frame = widgets.Box([picture], layout={"overflow": "hidden", "align_items": "flex-start", "min_height": "0px"})
     error = widgets.Label()
 
     def draw() -> None:
@@ -137,4 +138,5 @@ def _drawn(figure: Any) -> tuple[bytes, int, int]:
     pyplot.close(figure)
     with Image.open(buffer) as picture:  # what is saved may be cut to what is drawn
         width, height = picture.size
-    return buffer.getvalue(), width // 2, height // 2
+    shown = width // 2
+    return buffer.getvalue(), shown, math.ceil(shown * height / width)
