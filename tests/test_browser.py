@@ -81,7 +81,7 @@ def lab(tmp_path_factory):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(f"{address}/api?token={TOKEN}"), 120, "server")
+        wait_for(lambda: answers(f"{address}/api?token={TOKEN}"), HANG, "server")
         yield address, folder
     finally:
         server.terminate()
