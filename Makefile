@@ -5,7 +5,7 @@ STRIP = .venv/bin/nbstripout --extra-keys "metadata.papermill cell.metadata.pape
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm lab reference figures bench lint format clean
+.PHONY: help setup demo test test-slurm test-browser lab reference figures bench lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,11 +24,14 @@ demo: setup ## run the whole pipeline on the embedded data set
 	.venv/bin/weaktr run --preset demo
 
 test: setup ## run the test suite
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slurm"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slurm and not lab"
 
 test-slurm: setup ## run sweeps on a real Slurm, brought up here; says what to install where it is missing
 	@.venv/bin/python -c 'import sys; sys.path.insert(0, "tests"); import local_slurm; sys.exit(local_slurm.missing())'
 	.venv/bin/python -m pytest -q tests/test_slurm.py
+
+test-browser: setup ## open the notebooks in JupyterLab, in chromium, and touch all that can be moved there
+	.venv/bin/python -m pytest -q -s tests/test_browser.py
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
@@ -43,7 +46,7 @@ figures: setup ## draw the figures and tables of the sweeps, and collect all fig
 	.venv/bin/weaktr figures papermill_runs/reference figures
 
 bench: setup ## measure speed side by side with the plain limit and the released way; draws how cost grows
-	for file in cam_step low_memory cam_generation sliding_windows seg_step attention threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
+	for file in cam_step low_memory cam_generation sliding_windows seg_step attention attention_view threshold_curve crf sweep_overhead growth gpu; do .venv/bin/python benchmarks/$$file.py || exit 1; done
 
 lint: setup ## check style and types, and that notebooks carry no outputs
 	.venv/bin/ruff check .

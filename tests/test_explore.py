@@ -1,10 +1,12 @@
 """Explorers: one figure in batch, live controls for a person."""
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Image
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from weaktr.errors import UserError
 from weaktr.workbench import explorer
 
 
@@ -24,9 +26,20 @@ def render():
     return Recorder()
 
 
+class Shell:
+    """IPython in a kernel, while it runs a cell of a front end."""
+
+    def __init__(self, **content):
+        self.kernel, self.content = self, content
+
+    def get_parent(self, channel):
+        assert channel == "shell"
+        return {"content": self.content}
+
+
 @pytest.fixture
 def person(monkeypatch):
-    monkeypatch.delenv("WEAKTR_RUNNER", raising=False)
+    monkeypatch.setattr(explorer, "watched", lambda: True)
 
 
 def controls(box):
@@ -42,6 +55,20 @@ def test_batch_draws_the_first_choice_and_makes_no_widget(monkeypatch, render):
     ]
     assert all(isinstance(picture, Image) and picture.data.startswith(b"\x89PNG") for picture in shown)
     assert render.calls == [("a", 0.4), (("a", 0), 0)]
+
+
+@pytest.mark.parametrize(
+    ("shell", "expected"),
+    [(Shell(allow_stdin=True), True), (Shell(allow_stdin=False), False), (Shell(), False), (None, False)],
+    ids=["person", "nbclient", "unsaid", "no kernel"],
+)
+def test_a_front_end_with_a_person_can_ask_for_input(monkeypatch, render, shell, expected):
+    monkeypatch.delenv("WEAKTR_RUNNER", raising=False)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    assert explorer.watched() is expected
+    assert isinstance(explorer.explore(render, value=[1, 2]), Image) is not expected
+    assert render.calls == [(1,)]
+    assert expected or explorer.explore_attention(None, None, {}) is None
 
 
 def test_slider_is_sorted_starts_at_the_first_choice_and_draws_on_move(person, render):
@@ -68,12 +95,44 @@ def test_figures_are_closed_after_drawing(person):
     assert not plt.get_fignums()
 
 
+def test_the_picture_is_replaced_in_its_place(person):
+    """A lower figure leaves the frame as high as it was, so that nothing below moves."""
+    box = explorer.explore(lambda inches: Figure(figsize=(2, inches)), inches={"low": 1, "high": 3})
+    _, frame, error = box.children
+    (picture,) = frame.children
+    first = picture.value
+    controls(box)["inches"].value = 3
+    assert (picture.width, picture.height, frame.layout.min_height) == ("200", "300", "300px")
+    controls(box)["inches"].value = 1
+    assert (picture.value, picture.height, frame.layout.min_height) == (first, "100", "300px")
+    assert frame.children == (picture,) and error.value == ""
+
+
+def test_an_error_after_a_move_is_said_below_the_picture(person):
+    def broken(value):
+        return {1: Figure(figsize=(1, 1))}[value]
+
+    box = explorer.explore(broken, value=[1, 2])
+    controls(box)["value"].value = 2
+    assert box.children[2].value == "KeyError: 2"
+    controls(box)["value"].value = 1
+    assert box.children[2].value == ""
+
+
 def test_errors_of_the_render_function_are_not_swallowed(person):
     def broken(value):
         raise RuntimeError("no such image")
 
     with pytest.raises(RuntimeError, match="no such image"):
         explorer.explore(broken, value=[1])
+
+
+def test_a_refusal_is_shown_in_a_notebook_as_its_words_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+    shell.user_ns["error"] = UserError("no run here; make one")
+    shell.run_cell("raise error")
+    assert capsys.readouterr().out == "UserError: no run here; make one\n"
 
 
 def test_no_choice_is_refused(render):

@@ -161,6 +161,32 @@ def test_retraining_is_done_by_hand_too(smoke, tmp_path):
         assert torch.equal(tensor, theirs.state_dict()[name]), "by hand or by the runner, one seed is one result"
 
 
+@pytest.mark.parametrize(
+    ("tool", "stage"),
+    [("nbconvert", STAGES[1]), ("nbconvert", STAGES[2]), ("nbconvert", STAGES[3]), ("papermill", STAGES[1])],
+)
+def test_bare_tools_draw_pictures_and_no_widgets(smoke, tmp_path, tool, stage):
+    """Neither says that nobody watches, and neither answers a widget: where one was made, an answer was lost once."""
+    shutil.copytree(smoke, tmp_path / "run")
+    notebook = nbformat.read(ROOT / f"notebooks/{stage}.ipynb", as_version=4)
+    given = presets.get("smoke").parameters | {"run_folder": str(tmp_path / "run")}
+    own = {name: value for name, value in given.items() if name in catalogue()[stage]}
+    notebook.cells[1].source += "".join(f"\n{name} = {value!r}" for name, value in own.items())
+    path, made = tmp_path / "given.ipynb", tmp_path / "executed.ipynb"
+    nbformat.write(notebook, path)
+    commands = {
+        "nbconvert": ["jupyter-nbconvert", "--execute", "--to", "notebook", "--output", made, path],
+        "papermill": ["papermill", "--no-progress-bar", path, made],
+    }
+    program, *arguments = commands[tool]
+    subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=ROOT, check=True, timeout=500)
+    executed = nbformat.read(made, as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert "image/png" in kinds and not any("widget" in kind for kind in kinds), kinds
+    assert "widgets" not in executed.metadata and not [o for o in outputs if o.output_type == "error"]
+
+
 def test_ablations_are_drawn_from_the_committed_results(smoke):
     runner.run({"sweeps": ["sweeps/demo/composition.toml", "sweeps/demo/crf.toml"]}, smoke, stages=["06"])
     folder = smoke / "06_ablations"

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 class UserError(Exception):
     """Input that cannot be used: the message names the file or parameter, the value and the remedy."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: the message alone, as the command line prints it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DataError(UserError):
     """A data folder, list, image or mask that cannot be used."""

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,23 +70,38 @@ class CamModel(nn.Module):
         patches = tokens[:, -grid[0] * grid[1] :]
         coarse_cam = self.head(patches.transpose(1, 2).unflatten(2, grid))
         head_weights, fused_BNN = self.fusion(attentions, outputs)
-        first_patch = fused_BNN.shape[1] - patches.shape[1]
-        cross_attention = fused_BNN[:, :classes, first_patch:].unflatten(2, grid)
-        patch_attention = fused_BNN[:, first_patch:, first_patch:]
-        fused_cam = cross_attention * F.relu(coarse_cam.detach())  # detached: the fine loss trains the fusion only
-        fine_cam = refine(fused_cam, patch_attention)
+        composed = compose(coarse_cam, fused_BNN)
         return CamOutput(
             cls_logits=tokens[:, :classes].mean(-1),
             coarse_logits=coarse_cam.mean((2, 3)),
-            fine_logits=fine_cam.mean((2, 3)),
+            fine_logits=composed.fine_cam.mean((2, 3)),
             coarse_cam=coarse_cam,
-            fused_cam=fused_cam,
-            fine_cam=fine_cam,
+            fused_cam=composed.fused_cam,
+            fine_cam=composed.fine_cam,
             head_weights=head_weights,
-            cross_attention=cross_attention,
-            patch_attention=patch_attention,
+            cross_attention=composed.cross_attention,
+            patch_attention=composed.patch_attention,
             attentions=attentions,
         )
+
+
+class Composition(NamedTuple):
+    """What the fused attention map makes of the coarse CAM; shapes as in CamOutput."""
+
+    cross_attention: Tensor
+    patch_attention: Tensor
+    fused_cam: Tensor
+    fine_cam: Tensor
+
+
+def compose(coarse_cam_BChw: Tensor, fused_BNN: Tensor) -> Composition:
+    """Coarse CAM and fused attention map, class tokens first and patches last among its N tokens → Composition."""
+    classes, *grid = coarse_cam_BChw.shape[1:]
+    first_patch = fused_BNN.shape[1] - grid[0] * grid[1]
+    cross_attention = fused_BNN[:, :classes, first_patch:].unflatten(2, grid)
+    patch_attention = fused_BNN[:, first_patch:, first_patch:]
+    fused_cam = cross_attention * F.relu(coarse_cam_BChw.detach())  # detached: the fine loss trains the fusion only
+    return Composition(cross_attention, patch_attention, fused_cam, refine(fused_cam, patch_attention))
 
 
 def refine(cam_BChw: Tensor, patch_attention_BPP: Tensor) -> Tensor:

@@ -117,4 +117,10 @@ class AttentionFusion(nn.Module):
             Weights (B,L,H) and M (B,N,N).
         """
         weights_BLH = self.weights(outputs)
-        return weights_BLH, attentions.weighted_sum(weights_BLH / (self.depth * self.heads))
+        return weights_BLH, fuse(attentions, weights_BLH)
+
+
+def fuse(attentions: AttentionMaps, weights_BLH: Tensor) -> Tensor:
+    """M = (1/(L·H)) Σ weight·A over all blocks and heads: weights (B,L,H) → (B,N,N)."""
+    _, depth, heads = weights_BLH.shape
+    return attentions.weighted_sum(weights_BLH / (depth * heads))

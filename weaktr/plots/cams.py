@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..evaluation.metrics import seed_mask
@@ -119,6 +120,55 @@ def attention_gallery(
     add_title(picture, f"attention of “{class_name}”", inches=beside * tile)
     figure.colorbar(colours, ax=tiles, location="bottom", shrink=0.5, aspect=40, label="weight in the fusion")
     return figure
+
+
+def place_titles(class_name: str) -> list[str]:
+    """What the five maps of `attention_of_place` are, in their order."""
+    return ["attention of the patch", f"attention of “{class_name}”", "coarse CAM", "fused CAM", "fine CAM"]
+
+
+@style()
+def attention_of_place(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], place: tuple[int, int], weights: np.ndarray, class_name: str
+) -> Figure:
+    """What is seen from one patch, what the fusion and the refinement make of it, and the weights of the heads.
+
+    Negative values count as 0 and every map is stretched to 0…1 by itself; the square is the patch.
+
+    Args:
+        image: the image.
+        maps: five maps (h, w), as `place_titles` names them.
+        place: row and column of the patch, from 0.
+        weights: of the heads (L, H); 0 for one that is switched off.
+        class_name: of the class.
+    """
+    height, width = image.shape[:2]
+    tile = (WIDTH - 0.3) / len(maps)  # inches
+    pictures = tile * height / width
+    layout = ConstrainedLayoutEngine(w_pad=0.025, h_pad=0.04, wspace=0, hspace=0)
+    figure = Figure(figsize=(WIDTH, pictures + 1.9), layout=layout)
+    cells = figure.add_gridspec(2, len(maps), height_ratios=[pictures + 0.3, 1.3])
+    for number, (title, values) in enumerate(zip(place_titles(class_name), maps.values(), strict=True)):
+        ax = figure.add_subplot(cells[0, number])
+        bare(ax)
+        overlay(ax, image, stretched(values))
+        rows, columns = values.shape
+        corner = (place[1] * width / columns - 0.5, place[0] * height / rows - 0.5)
+        ax.add_patch(Rectangle(corner, width / columns, height / rows, fill=False, edgecolor=SKY, linewidth=1.2))
+        add_title(ax, title, tile)
+    _weight_bars(figure.add_subplot(cells[1, :]), weights)
+    return figure
+
+
+def _weight_bars(ax: Axes, weights: np.ndarray) -> None:
+    """A bar for each head, those of a layer side by side."""
+    layers, heads = weights.shape
+    x = np.arange(layers)[:, None] + (np.arange(heads) + 0.5) / heads * 0.8 - 0.4
+    ax.bar(x.ravel(), weights.ravel(), width=0.7 / heads, color=SKY)
+    ax.set(title="Weight of each head in the fusion", xlabel="layer", xlim=(-0.6, layers - 0.4))
+    ax.set_ylim(0, max(1, weights.max()))
+    ax.set_xticks(range(layers), [f"{layer + 1}" for layer in range(layers)])
+    ax.grid(False, axis="x")
 
 
 @style()

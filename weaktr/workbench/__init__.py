@@ -5,7 +5,7 @@ reports of finished runs. It uses the method as the notebooks do. It does not kn
 command line; and it holds nothing of the method: a formula belongs in `method`, a figure in `plots`.
 """
 
-from .explorer import explore
+from .explorer import explore, explore_attention
 from .stage import open_stage
 
-__all__ = ["explore", "open_stage"]
+__all__ = ["explore", "explore_attention", "open_stage"]
