@@ -165,8 +165,8 @@ def measured(job, name, root, made):
 
 
 def in_a_process(job, name, root, made):
-    """`measured` in a fork of this process, which computes nothing itself."""
-    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+    """`measured` in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(measured, job, name, root, made).result()
 
 
@@ -209,7 +209,7 @@ def main(folder, name="coco14", *sizes, jobs=tuple(JOBS)):
     """Measure the jobs at each size; print and write."""
     from side_by_side import write
 
-    from weaktr import plots  # noqa: F401 (as below: once, not in every fork)
+    from weaktr import plots  # noqa: F401 (as below: once, not in every process)
     from weaktr.workbench import checks, reports  # noqa: F401
 
     rows = []

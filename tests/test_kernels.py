@@ -225,7 +225,7 @@ def test_a_run_on_a_cluster(tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     assert "is too long a path for sockets; they and other temporary files go to" in output
     assert "a figure - - -> ?" in output
-    assert output.splitlines()[-1].split()[-4:] == ["tau", "-", "sum", "28.00"]
+    assert output.splitlines()[-3].split()[-4:] == ["tau", "-", "sum", "28.00"]
     assert (tmp_path / "run/results.csv").read_text().splitlines()[-1].endswith("τ – sum,28.00,")
     assert not list(long.iterdir())
 

@@ -125,9 +125,11 @@ def tables(path):
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")]
 
 
-def test_the_pages_show_the_numbers_of_the_committed_run():
+def test_the_pages_show_the_numbers_of_the_committed_runs():
+    """Those of the demo, and those of the run on photographs, of which only numbers may be shown."""
     measured = set()
-    for path in (ROOT / "papermill_runs/reference").glob("0[1-5]_*/metrics.json"):
+    of_the_demo = (ROOT / "papermill_runs/reference").glob("0[1-5]_*/metrics.json")
+    for path in (*of_the_demo, ROOT / "figures/photographs/seed504.json"):
         for r in json.loads(path.read_text()):
             crf, oracle = {True: "yes", False: "no", None: "–"}[r["crf"]], " *oracle*" if r["oracle"] else ""
             measured.add((r["metric"], f"{r['list']} ({r['list_size']})", crf, f"{r['value']:.1f}{oracle}"))
@@ -136,6 +138,19 @@ def test_the_pages_show_the_numbers_of_the_committed_run():
     rows = [row for row in tables("docs/results.md") if len(row) == 6 and re.match(r"[\d.]+", row[5])]
     assert len(rows) >= 8
     assert not {*shown, *((row[0], row[1], row[4], row[5]) for row in rows)} - measured
+
+
+def test_the_page_of_results_shows_the_committed_compositions_of_photographs():
+    table = pd.read_csv(ROOT / "figures/photographs/compositions.csv")
+    expected = []
+    for row in table.itertuples(index=False):
+        change = f"{row.difference:+.1f} ({row.low:+.1f} … {row.high:+.1f})"
+        told = row.low > 0 or row.high < 0
+        change = "–" if np.isnan(row.difference) else f"**{change}**" if told else change
+        expected.append([row.composition, *(f"{value:.1f}" for value in row[1:4]), change.replace("-", "−")])
+    assert len(expected) >= 9
+    shown = [row for row in tables("docs/results.md") if len(row) == 5 and row[0] in set(table["composition"])]
+    assert shown == expected
 
 
 def test_the_pages_show_the_numbers_of_the_committed_sweeps():

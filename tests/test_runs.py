@@ -212,7 +212,9 @@ def test_finished_stages_are_skipped_until_something_changes(go, tmp_path, capfd
     first = go(preset="demo")
     output = capfd.readouterr().out
     assert "01_first · started" in output
-    assert output.splitlines()[-1].split()[:6] == ["02_second", "val", "(9)", "0.4", "(rule)", "–"]
+    *_, last_row, _, after = output.splitlines()
+    assert last_row.split()[:6] == ["02_second", "val", "(9)", "0.4", "(rule)", "–"]
+    assert after.startswith("next · `weaktr report ")
 
     assert go({"workers": 1}) == first  # how many read images changes no result
     assert capfd.readouterr().out.count("up to date, skipped") == 2

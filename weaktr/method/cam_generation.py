@@ -37,6 +37,11 @@ BATCH_PIXELS_GPU = 2**20
 THREADS_GPU = 8  # that read images, and as many that write CAMs
 
 Variant = tuple[str, bool] | tuple[str, bool, bool]  # kind, refined and balanced, see `models.cam.cam_variant`
+BEYOND: dict[str, Variant] = {  # fine CAMs that are not in the paper, see `models.cam.cam_variant`
+    "lifted fine": ("lifted", True),
+    "balanced fine": ("fused", True, True),
+    "lifted and balanced fine": ("lifted", True, True),
+}
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
