@@ -210,7 +210,7 @@ PHOTOGRAPHS_CPU = Preset(
     name="photographs_cpu",
     summary="Your own photographs, a folder with labels.csv, on a computer without a GPU",
     cost="about an hour on two CPU cores for 3,000 photographs of 320 pixels",
-    expected="docs/results.md has what 3,131 photographs of six animals gave",
+    expected="six animals in 3,131 photographs: labels of 56.8 % mIoU, masks of 49.6 % on val with CRF, one run",
     command="weaktr run --preset photographs_cpu --set data_root=<folder of labels.csv>",
     parameters=OWN_PHOTOGRAPHS | WITHOUT_GPU | {"eval_list": "train:1000"},
 )
