@@ -75,6 +75,10 @@ def lab(tmp_path_factory):
     options += ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"]
     own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     settings = {name: str(folder / ".jupyter" / name) for name in own}
+    # JupyterLab draws the outputs that are in view only; here all of them are looked for.
+    tracker = Path(settings["JUPYTER_CONFIG_DIR"], "lab/user-settings/@jupyterlab/notebook-extension/tracker")
+    tracker.parent.mkdir(parents=True)
+    tracker.with_suffix(".jupyterlab-settings").write_text('{"windowingMode": "none"}')
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(
             [ROOT / program, *options], cwd=folder, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT
