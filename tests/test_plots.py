@@ -14,6 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from weaktr import plots
+from weaktr.data.coco import NAMES as COCO_NAMES
+from weaktr.data.coco import USED
 from weaktr.data.voc import VOC_CLASSES
 from weaktr.evaluation.scores import clipping_scores
 from weaktr.plots.labels import CHANGES, CLIPPING
@@ -179,6 +181,15 @@ def test_label_outside_the_classes_is_named_by_number(scenes):
     assert "label 77" in check(
         plots.qualitative_grid([{"image": image, "mask": np.where(mask == 1, 77, mask)}], CLASSES)
     )
+
+
+def test_a_legend_of_many_long_names_stays_in_the_figure(rng):
+    """Four photographs that show all of COCO's classes."""
+    images = [rng.integers(0, 256, (60, 80, 3), np.uint8) for _ in range(4)]
+    masks = np.arange(1, 81, dtype=np.uint8).repeat(60).reshape(4, 60, 20).repeat(4, axis=2)
+    names = [COCO_NAMES[i - 1] for i in USED]
+    figure = plots.sample_sheet(images, list(masks), ["" for _ in images], names)
+    assert set(names) <= set(check(figure))
 
 
 def test_a_grid_without_masks_has_no_legend(scenes):

@@ -160,7 +160,8 @@ def _sweep(options: argparse.Namespace) -> None:
         _print_sweep(sweep)
     shared = sum(one.shared for one in runs)
     print(f"\n{view.counts(runs)}; {shared} stage runs saved by sharing", flush=True)
-    print(f"next · `weaktr report {short(sweeps[0].folder)}` draws it on one page", flush=True)
+    for sweep in sweeps:
+        print(f"next · `weaktr report {short(sweep.folder)}` draws {sweep.name} on one page", flush=True)
     if failed := sum(one.state == "failed" for one in runs):
         raise RunError(f"{failed} of {len(runs)} runs failed; the same command tries them again")
 

@@ -1,6 +1,5 @@
 """What figures share: grids of pictures, their legends, maps over images, bars and matrices of numbers."""
 
-import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -180,17 +179,23 @@ def colour_legend(figure: Figure, colours: Mapping[str, Any], *, above: bool = F
     handles = [
         Patch(facecolor=colour, edgecolor="0.6", linewidth=0.5, label=label) for label, colour in colours.items()
     ]
-    inches = sum(0.37 + 0.067 * len(label) for label in colours)  # a patch with its gaps, and a letter
-    lines = math.ceil(inches / figure.get_figwidth())
-    columns = math.ceil(len(colours) / lines)
     figure.legend(
         handles=handles,
         loc="outside upper center" if above else "outside lower center",
-        ncols=columns,
+        ncols=_legend_columns(list(colours), figure.get_figwidth()),
         handlelength=1.2,
         columnspacing=1.2,
         borderpad=0.9,
     )
+
+
+def _legend_columns(labels: Sequence[str], inches: float) -> int:
+    """How many columns of a legend, which is filled column by column, go side by side into a width."""
+    widths = [0.37 + 0.067 * len(label) for label in labels]  # a patch with its gaps, and a letter
+    for columns in range(len(labels), 1, -1):
+        if sum(max(column) for column in np.array_split(widths, columns)) <= inches:
+            return columns
+    return 1
 
 
 def class_legend(figure: Figure, masks: Iterable[np.ndarray], class_names: Sequence[str]) -> None:

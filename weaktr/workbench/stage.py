@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, Timeout
 
-from ..errors import ParameterError, UserError, counted
+from ..errors import ParameterError, UserError
 from ..files import atomic, lock, read_json, remove_leftovers, resolve, write_json, write_table
 from ..processes import shorten_tmpdir
 from ..progress import Progress
@@ -423,7 +423,7 @@ def _print_results(records: Sequence[Mapping[str, Any]], unknown: Sequence[Mappi
             "nothing else was measured" if unknown else "nothing was measured: no masks, or nothing that they can tell"
         )
     elif len(records) > MOST_ROWS:
-        text = f"{counted(len(records), 'records')} in metrics.json"
+        text = f"{len(records)} records in metrics.json"
     else:
         text = aligned([row[1:] for row in results_rows(records)])
     print(text, flush=True)
