@@ -20,9 +20,11 @@ from weaktr.method.clipping import gradient_clipping
 from weaktr.models import million_parameters
 from weaktr.models.backbones import PUBLISHED, make_vit, matching_names, refuse_unfit
 from weaktr.models.cam import create_cam_model
+from weaktr.models.checkpoints import save_model
 from weaktr.models.encoders import CamEncoder, SegmenterEncoder
 from weaktr.models.hubs import timm_names
 from weaktr.models.segmenter import create_segmenter
+from weaktr.models.trained import create_segmenter_from_cam
 from weaktr.models.weights import load_pretrained, pretrained_state
 
 SMALL = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -52,6 +54,30 @@ def randomised(model):
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval()
+
+
+def test_step_two_may_start_from_the_encoder_of_step_one(backbone, tmp_path):
+    """With one class step 2 then sees what step 1 saw, but for its norms' epsilon; of several the mean is left."""
+    options = {"pretrained": False, "image_size": 24}
+    cam = randomised(create_cam_model(backbone, 1, reduction=2, **options))
+    save_model(cam, tmp_path / "cam.safetensors")
+    model = create_segmenter_from_cam(tmp_path / "cam.safetensors", backbone, 2, **options).eval()
+    vit = model.encoder.vit
+    fresh = create_segmenter(backbone, 2, **options).encoder.vit.norm.state_dict()
+    assert all(torch.equal(fresh[name], tensor) for name, tensor in vit.norm.state_dict().items())
+    vit.norm = torch.nn.Identity()
+    x = torch.randn(2, 3, 24, 24)
+    with torch.no_grad():
+        found, wanted = model.encoder(x)[0], cam.encoder(x).tokens[:, -9:]
+    if vit.cls_token is not None:
+        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-3)
+    several = randomised(create_cam_model(backbone, 3, reduction=2, **options))
+    save_model(several, tmp_path / "several.safetensors")
+    larger = options | {"image_size": 40}
+    vit = create_segmenter_from_cam(tmp_path / "several.safetensors", backbone, 4, **larger).encoder.vit
+    assert torch.equal(vit.blocks[1].mlp.fc1.bias, several.encoder.vit.blocks[1].mlp.fc1.bias)
+    if vit.cls_token is not None and not vit.no_embed_class:
+        torch.testing.assert_close(vit.cls_token, several.encoder.cls_token.mean(1, keepdim=True))
 
 
 def test_features_are_timms(backbone):

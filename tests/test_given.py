@@ -41,6 +41,7 @@ def test_what_is_not_given_leaves_keys_as_they_were():
     """Runs of before there were these parameters stay finished."""
     old = {"seed": 1, "cam_lr": 0.1}
     new = old | {"trained_cam": "", "trained_segmenter": "", "label_folder": "", "cam_balanced": False}
+    new |= {"seg_start": "pretrained"}
     assert keys.stage_key(new, "data", []) == keys.stage_key(old, "data", [])
     assert keys.stage_key(new | {"cam_balanced": True}, "data", []) != keys.stage_key(old, "data", [])
 
@@ -139,6 +140,8 @@ def test_a_sweep_may_compare_labels_of_ours_with_those_of_others(notebooks, tmp_
     [
         ({"trained_cam": "a.pth", "label_folder": "b"}, "trained_cam and label_folder: a run uses one of them"),
         ({"label_folder": "b", "oracle_noise": 0.5}, "label_folder: with oracle_noise 0.5 step 2 learns from masks"),
+        ({"label_folder": "b", "seg_start": "cam"}, "label_folder: with seg_start=cam step 2 starts from the network"),
+        ({"seg_weights": "b", "seg_start": "cam"}, "seg_weights: with seg_start=cam step 2 starts from the network"),
         ({"trained_cam": "nowhere/a.pth"}, "parameter trained_cam: nowhere/a.pth does not exist or is not a file"),
         (
             {"trained_cam": "papermill_runs/none/01_cam_training/a.pth"},

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError, counted
 from ..files import resolve
@@ -12,7 +13,8 @@ from .backbones import NORMALISATIONS, Backbone, PlainViT, make_vit, normalisati
 from .cam import CamModel
 from .checkpoints import load_model, read_released
 from .fusion import AttentionFusion
-from .segmenter import Segmenter
+from .segmenter import Segmenter, create_segmenter, starting_position_mode
+from .weights import load_pretrained
 
 UNTRAINED_FUSIONS = ("mean", "random", "last-k")  # those that can take the place of a trained one
 KINDS = {  # of networks: which step's they are, the parameter that takes one
@@ -92,6 +94,26 @@ def load_trained_segmenter(
     return model
 
 
+def create_segmenter_from_cam(file: str | Path, backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
+    """A new segmenter whose encoder begins with what a network of step 1 has learned; beyond the paper.
+
+    Args:
+        file: Checkpoint of step 1.
+        backbone: Of both networks.
+        num_classes: K = C + 1, background included.
+        options: Others of `create_segmenter`.
+
+    Raises:
+        UserError: As from `load_model` and `create_segmenter`, and for a network with another backbone.
+    """
+    model = create_segmenter(backbone, num_classes, **options)
+    cam = load_model(file, step="cam")
+    assert isinstance(cam, CamModel)
+    vit = model.encoder.vit
+    load_pretrained(vit, _encoder_state(cam, vit), starting_position_mode(backbone), file)
+    return model
+
+
 def replace_fusion(model: CamModel, fusion: str, *, pool: str, reduction: float, last_k: int) -> None:
     """Give a CAM network a new fusion and leave all else as it is; options as for `AttentionFusion`."""
     options: dict[str, Any] = {"pool": pool, "reduction": reduction, "last_k": last_k}
@@ -101,6 +123,33 @@ def replace_fusion(model: CamModel, fusion: str, *, pool: str, reduction: float,
     new = AttentionFusion(old.depth, old.heads, model.encoder.vit.embed_dim, variant=fusion, **options)
     model.fusion = new.to(device).eval()
     model.config |= {"fusion": fusion, **options}
+
+
+def _encoder_state(cam: CamModel, vit: PlainViT) -> dict[str, Tensor]:
+    """The weights of step 1's encoder by the names of step 2's.
+
+    Step 1 has a class token for each class, of which the mean remains: step 2 leaves its own out in the end. The final
+    norm, which step 1 lacks, stays that of `vit`.
+    """
+    encoder = cam.encoder
+    state = dict(vit.state_dict()) | dict(encoder.vit.state_dict())
+    token = encoder.cls_token.detach().mean(1, keepdim=True)
+    if encoder.pos_embed is not None:
+        before = encoder.num_classes + encoder.registers
+        of_classes, of_registers, of_patches = encoder.pos_embed.detach().tensor_split([encoder.num_classes, before], 1)
+        of_class = of_classes.mean(1, keepdim=True)
+        if vit.no_embed_class:  # tokens before the patches hold their position themselves
+            token = token + of_class
+            if vit.reg_token is not None:
+                state["reg_token"] = state["reg_token"] + of_registers
+            state["pos_embed"] = of_patches
+        elif vit.cls_token is None:
+            state["pos_embed"] = torch.cat([of_registers, of_patches], 1)
+        else:
+            state["pos_embed"] = torch.cat([of_class, of_registers, of_patches], 1)
+    if vit.cls_token is not None:
+        state["cls_token"] = token
+    return state
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────────

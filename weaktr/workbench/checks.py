@@ -122,6 +122,7 @@ RULES: dict[str, Rule] = {  # each parameter with the first notebook that has it
     # 03 pseudo labels
     "crf_settings": OneOf(LABEL_SETTINGS),
     # 04 online retraining
+    "seg_start": OneOf(("pretrained", "cam")),
     "seg_patch": NOT_NEGATIVE,
     "crop_size": POSITIVE,
     "base_size": POSITIVE,

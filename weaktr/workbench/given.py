@@ -61,6 +61,14 @@ def refuse_contradictions(values: Values) -> None:
             f"parameter label_folder: with oracle_noise {values['oracle_noise']} step 2 learns from masks and not from "
             "labels; leave one of them out"
         )
+    if values.get("seg_start") == "cam":
+        needless = ("label_folder", "trained_segmenter", "seg_backbone", "seg_weights")
+        for name in needless:
+            if values.get(name):
+                raise ParameterError(
+                    f"parameter {name}: with seg_start=cam step 2 starts from the network that step 1 of the same run "
+                    "has trained; leave one of them out"
+                )
 
 
 # ── By content ────────────────────────────────────────────────────────────────────────────────────────────────────

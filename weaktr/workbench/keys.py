@@ -22,7 +22,7 @@ WITHOUT_EFFECT = {
 WITHOUT_KEY = {"data_root", *GIVEN, *WITHOUT_EFFECT}
 # Parameters that came later, with the value at which a stage does what it did before: then they are in no key either,
 # and finished runs stay finished.
-AS_BEFORE: dict[str, Any] = {"cam_balanced": False}
+AS_BEFORE: dict[str, Any] = {"cam_balanced": False, "seg_start": "pretrained"}
 
 
 class DataSource(NamedTuple):
