@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 from test_notebooks import STAGES, metrics
 
+from weaktr import predict
 from weaktr.data.images import write_label_png
 from weaktr.errors import DataError
 from weaktr.workbench import runner
@@ -53,9 +54,9 @@ def run(root, **given):
 
 
 @pytest.mark.slow
-def test_one_image_of_one_class_and_a_list_without_an_object(tmp_path, capfd):
-    """`b` never occurs, every image to learn from shows `a`, and what is measured on shows nothing."""
-    draw(tmp_path, [("one", ["a"], "train", "drawn"), ("empty", [], "val", "drawn")], ["a", "b"])
+def test_one_image_of_the_only_class_and_a_list_without_an_object(tmp_path, capfd):
+    """The image to learn from shows `a`, what is measured on shows nothing: what one class cannot tell is left out."""
+    draw(tmp_path, [("one", ["a"], "train", "drawn"), ("empty", [], "val", "drawn")])
     found = run(tmp_path, train_list="train", eval_list="val", val_list="val")
     said = capfd.readouterr().out
     assert "could not be measured, as the list lacks what it needs: mAP (image labels) on val (1)" in said
@@ -64,13 +65,15 @@ def test_one_image_of_one_class_and_a_list_without_an_object(tmp_path, capfd):
     assert found["02", "mIoU of CAM (seed)", "val"] == found["03", "mIoU of CAM label", "val"] == 100
     assert ("05", "mIoU of mask", "val") in found
     assert not list((tmp_path / "run").rglob("records.json"))
+    mask, names = predict(tmp_path / "run", tmp_path / "one.png")
+    assert names == ["background", "a"] and set(np.unique(mask)) <= {0, 1}
 
 
 @pytest.mark.slow
 def test_masks_in_which_all_is_void(tmp_path, capfd):
-    """As a test set has them, whose truth is not given; masks of another list are there."""
-    rows = [("one", ["a"], "train", "drawn"), ("two", ["b"], "train", "drawn"), ("three", ["b"], "val", "void")]
-    draw(tmp_path, rows)
+    """As a test set has them, whose truth is not given; masks of another list are there, and `c` never occurs."""
+    rows = [("one", ["a"], "train", "drawn"), ("two", ["b"], "train", "drawn"), ("none", [], "train", "drawn")]
+    draw(tmp_path, [*rows, ("three", ["b"], "val", "void")], ["a", "b", "c"])
     found = run(tmp_path, train_list="train", eval_list="val", val_list="val", train_ceiling=False)
     assert {stage for stage, _, _ in found} == {"01", "04"}, "nothing can be measured by these masks"
     assert capfd.readouterr().out.count("nothing was measured: no masks, or nothing that they can tell") == 3

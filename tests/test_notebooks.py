@@ -163,7 +163,7 @@ def test_retraining_is_done_by_hand_too(smoke, tmp_path):
 
 @pytest.mark.parametrize(
     ("tool", "stage"),
-    [("nbconvert", STAGES[1]), ("nbconvert", STAGES[2]), ("nbconvert", STAGES[3]), ("papermill", STAGES[1])],
+    [("papermill", STAGES[1]), ("nbconvert", STAGES[2]), ("nbconvert", STAGES[3])],
 )
 def test_bare_tools_draw_pictures_and_no_widgets(smoke, tmp_path, tool, stage):
     """Neither says that nobody watches, and neither answers a widget: where one was made, an answer was lost once."""
