@@ -136,6 +136,14 @@ def test_grid_and_variants_multiply(place):
     assert found.stages == ("01_first", "02_second")
 
 
+def test_each_random_seed_may_have_a_network_of_its_own(place):
+    write_notebook(place / "notebooks", "01_first", PARAMETERS + 'network: str = ""  # file\n', FIRST)
+    measure = [{"label": "rate", "stage": "01_first", "metric": "rate"}]
+    source = {"seeds": [7, 8], "set": {"network": "runs/net{seed}.safetensors"}, "measure": measure, "stages": ["01"]}
+    runs = plan.plan([read(place, source, "given")], notebooks=place / "notebooks")
+    assert [one.values["network"] for one in runs] == ["runs/net7.safetensors", "runs/net8.safetensors"]
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [

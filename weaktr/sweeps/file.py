@@ -7,7 +7,7 @@ stages = ["01", "02", "03", "04", "05"]    # left out: all
 seeds = [504, 505, 506]
 baseline = "on"                            # what the others are compared with; left out: the first. Beside a grid, a
                                            # variant's name compares it with the others at the same values of the grid
-[set]                                      # overrides of all runs
+[set]                                      # overrides of all runs; {seed} in a text is the run's random seed
 train_ceiling = false
 [variants.on]                              # named overrides …
 [variants.off]

@@ -6,7 +6,7 @@ plans what is missing.
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +45,7 @@ def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: b
     for sweep in sweeps:
         for variant, seed in itertools.product(sweep.overrides, sweep.seeds):
             folder = sweep.folder / folder_name(variant, seed)
-            given = sweep.overrides[variant] | {"seed": seed, "run_folder": str(folder)}
+            given = of_seed(sweep.overrides[variant], seed) | {"run_folder": str(folder)}
             values = check_parameters(given, declared)
             if check:
                 checker.check(values, sweep.stages)
@@ -59,6 +59,15 @@ def plan(sweeps: Iterable[Sweep], *, notebooks: str | Path = NOTEBOOKS, check: b
             run.skip_finished()
             runs.append(run)
     return runs
+
+
+def of_seed(overrides: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What one random seed of a variant sets: `{seed}` in a text is the seed, so that each may have its own network."""
+    values = {
+        name: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+        for name, value in overrides.items()
+    }
+    return values | {"seed": seed}
 
 
 @dataclass(frozen=True)
