@@ -117,7 +117,8 @@ def attention_gallery(
     bare(picture)
     show(picture, image)
     picture.set_anchor("N")
-    add_title(picture, f"attention of “{class_name}”", inches=beside * tile)
+    add_title(picture, "image", inches=beside * tile)
+    figure.suptitle(f"Attention of “{class_name}”, each head in its own range", fontsize=picture.title.get_fontsize())
     figure.colorbar(colours, ax=tiles, location="bottom", shrink=0.5, aspect=40, label="weight in the fusion")
     return figure
 

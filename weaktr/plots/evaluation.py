@@ -109,6 +109,7 @@ def size_against_iou(table: pd.DataFrame, on: str) -> Figure:
         textcoords="offset points",
         horizontalalignment="right",
         fontsize=7.5,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
     )
     low = table["size"].min() * 0.9
     high = table["size"].max() * 1.1

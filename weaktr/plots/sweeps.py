@@ -34,7 +34,7 @@ def sweep(found: pd.DataFrame, table: pd.DataFrame, title: str, width: float = W
     """The variants of a sweep with their intervals, and their differences from the baseline.
 
     Strokes are random seeds, the dot is their mean, the line its bootstrap interval. A second panel shows the paired
-    differences. Hollow: the difference's interval holds zero; grey: nothing to compare with.
+    differences. Hollow: the interval of the difference includes zero; grey: nothing to compare with.
 
     Args:
         found: a row per variant and measure, as `sweeps.results.summary` gives them.
@@ -59,13 +59,24 @@ def sweep(found: pd.DataFrame, table: pd.DataFrame, title: str, width: float = W
     if len(baseline) == 1:
         _baseline(ax, baseline.iloc[0])
     list_rows(ax, [variant_in_words(row) for row in rows[name]], _mean_texts(rows, with_difference=narrow))
-    ax.set_title(textwrap.fill(title, 40 if narrow else 60))
-    right = "right: mean ± SD" + (", paired difference" if narrow and compared.any() else " over seeds")
+    right = "right: mean ± SD" + (", paired difference" if narrow and compared.any() else " over random seeds")
+    ax.set_title(textwrap.fill(title, 40 if narrow else 60), loc="center" if narrow else None)
     ax.set_xlabel("\n".join([_measured(values, by_measure), f"{_lists(values)} · {_runs(rows)}", right]))
     if two_panels:
         _differences(axes[1], rows, values)
     _legend(figure, rows, has_baseline=two_panels or len(baseline) == 1, narrow=narrow)
+    if narrow:
+        _centre(figure, ax)
     return figure
+
+
+def _centre(figure: Figure, ax: Axes) -> None:
+    """Set title and label in the middle of a figure: long names leave its panel less width than these need."""
+    figure.draw_without_rendering()
+    panel = ax.get_position()
+    middle = (0.5 - panel.x0) / panel.width
+    ax.title.set_x(middle)
+    ax.xaxis.label.set_x(middle)
 
 
 def _strokes(ax: Axes, runs: Sequence[pd.Series]) -> None:
@@ -104,7 +115,8 @@ def _baseline(ax: Axes, x: float) -> None:
 
 def _numbers(values: pd.Series, form: str) -> list[str]:
     """Numbers as texts with a true minus; what is not finite is left blank."""
-    return [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in values]
+    rounded = [round(value, 1) + 0.0 if np.isfinite(value) else value for value in values]  # −0.0 becomes 0.0
+    return [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in rounded]
 
 
 def _mean_texts(rows: pd.DataFrame, *, with_difference: bool) -> list[str]:
@@ -140,8 +152,8 @@ def _legend(figure: Figure, rows: pd.DataFrame, *, has_baseline: bool, narrow: b
     ]
     if has_baseline:
         handles.append(Line2D([], [], color=GREY, linestyle="--", label="baseline"))
-    if compared.any():
-        label = "difference's interval holds 0"
+    if (compared & (rows["difference_low"] <= 0) & (rows["difference_high"] >= 0)).any():
+        label = "interval includes 0"
         handles.append(Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label=label))
     if not (compared | rows["is_baseline"]).all():
         handles.append(Line2D([], [], color=GREY, marker="o", linestyle="", label="not compared"))

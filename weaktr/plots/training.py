@@ -117,8 +117,9 @@ def training_history(history: pd.DataFrame, on: str) -> Figure:
     precision.plot(measured["epoch"], measured["map_val"], marker="o")
     precision.set(title=f"mAP on {on} (%)")
     power = int(np.floor(np.log10(history["lr"].max())))
-    rate.plot(history["epoch"], history["lr"] / 10.0**power, marker="o", color=GREY)
-    rate.set(title=f"Learning rate (1e{power})", ylim=(0, None))
+    scaled = history["lr"] / 10.0**power
+    rate.plot(history["epoch"], scaled, marker="o", color=GREY)
+    rate.set(title=f"Learning rate (1e{power})", ylim=(0, 1.08 * scaled.max()))
     for ax in (losses, precision, rate):
         _over_epochs(ax)
     return figure
