@@ -12,7 +12,8 @@ from test_runs import PARAMETERS, write_notebook
 
 from weaktr import plots
 from weaktr.__main__ import main
-from weaktr.files import ASSETS
+from weaktr.files import ASSETS, ROOT
+from weaktr.plots.captions import CAPTIONS
 from weaktr.plots.style import GREY
 from weaktr.sweeps import tables
 from weaktr.workbench import collection, comparison, keys, presets, published, runner
@@ -298,3 +299,10 @@ def test_sweep_figure_hollows_what_could_be_chance():
         figure = plots.sweep(found, table, "What a pixel's loss is held against", width)
         assert "2–3 random seeds · oracle" in " · ".join(check(figure)).replace("\n", " · ")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_every_figure_of_the_notebooks_has_a_caption():
+    shown = set()
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        shown |= set(re.findall(r'stage\.show\(.*?, \\"(\w+)\\"', notebook.read_text()))
+    assert len(shown) >= 25 and shown == CAPTIONS.keys()

@@ -6,6 +6,43 @@ from collections.abc import Iterable
 from ..evaluation.intervals import LEVEL, Estimate
 
 IN_PERCENT = ("mIoU", "mAP")  # the names of other metrics hold their unit
+CAPTIONS = {  # what the notebooks' figures show, by the name of their files
+    # 01 CAM training
+    "samples": "Images of the training list with their names and, for the reader alone, their masks.",
+    "class_frequencies": "How many images of the training list show each class.",
+    "co_occurrence": "Of the images that show the row's class, the share that shows the column's too.",
+    "training": "The terms of the loss, mean average precision on the validation list and learning rate by epoch.",
+    "head_weight_history": "The fusion's weights of all heads during training, their spread, and how alike the "
+    "attention of the classes is (1: still copies of each other).",
+    "average_precision": "How well the network names each class, by image labels alone.",
+    # 02 CAM generation
+    "cam_stages": "From the coarse CAM over attention and fused CAM to the fine one; the line is the true outline.",
+    "compositions": "mIoU of the seeds of each composition over the background score; rings mark the best (oracle).",
+    "attention_heads": "What the class token of each head looks at; number and frame are the head's weight.",
+    "head_weights": "The fusion's weights, mean over images: as a table, and by layer with their deviation.",
+    "head_weight_histogram": "How many heads have which mean weight in the fusion.",
+    "head_correlation": "How alike the attention of every two heads is, from −1 to 1, layer after layer.",
+    "attention_of_place": "Attention of one patch, the square, and of the class token, and the CAMs that come of them.",
+    "score_histogram": "The strongest map of every pixel, and the background score that its shape suggests.",
+    "threshold_curve": "mIoU of the seeds and their two kinds of error over the background score.",
+    # 03 pseudo labels
+    "per_class": "IoU of each class.",
+    "crf_gain": "What the CRF changes in each image's own mIoU.",
+    "seed_to_label": "Seeds, CAM labels and what became of their pixels; where something is wrong, it is coloured.",
+    # 04 online retraining
+    "clipping": "Loss and clipping during training, and how many of the clipped pixels have a wrong label.",
+    "clipped_pixels": "Labels, losses and clipped pixels of the watched images at the end of training.",
+    "masks": "Masks of the network that was given.",
+    # 05 evaluation
+    "stages": "mIoU of every stage of the chain; hatched bars saw masks.",
+    "chain": "The first images of the training list in every stage, and their truth.",
+    "confusion": "Where the pixels of each true class go, in percent of them.",
+    "best_typical_worst": "Images with the best, the median and the worst mIoU of their own.",
+    "size_against_iou": "Each class of each image: the share of the image that it fills, and its IoU.",
+    "photograph": "One photograph and its mask.",
+    # 06 ablations
+    "published_methods": "Published mIoU on VOC12 and COCO14, by kind of network.",
+}
 
 
 def runs_in_words(numbers: Iterable[int]) -> str:

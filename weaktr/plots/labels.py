@@ -121,7 +121,8 @@ def _gains(ax: Axes, gain: pd.Series) -> None:
     bins = np.linspace(-edge, edge, 41).tolist()  # zero is an edge
     ax.hist(gain[gain > 0], bins, color=BLUE)
     ax.hist(gain[gain < 0], bins, color=VERMILLION)
-    ax.axvline(gain.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {gain.mean():+.1f}".replace("-", "−"))
+    mean = f"{gain.mean():+.1f}".replace("-", "−")
+    ax.axvline(gain.mean(), color=BLACK, linestyle="--", linewidth=1, label=f"mean {mean}")
     ax.set(xlabel="points of mIoU", ylabel="images")
 
 

@@ -295,14 +295,14 @@ def heat_map(
         xticklabels=columns,
         yticklabels=rows,
     )
-    _write_legibly(ax)
+    _write_legibly(ax, np.isfinite(values))
     ax.grid(False)
     ax.tick_params(length=0, labelsize=min(8, cell / 1.25))
     ax.tick_params(axis="x", rotation=90 if max(map(len, columns)) > 3 else 0)
     ax.tick_params(axis="y", rotation=0)
 
 
-def _write_legibly(ax: Axes) -> None:
+def _write_legibly(ax: Axes, written: np.ndarray) -> None:
     """Write the numbers of a heat map in black or white, whichever stands out more from its cell.
 
     seaborn writes white up to a relative luminance of 0.41; by the contrast ratio of WCAG 2 black is better from 0.2.
@@ -311,8 +311,7 @@ def _write_legibly(ax: Axes) -> None:
 
     cells = ax.collections[0]
     cells.update_scalarmappable()
-    written = ~np.ma.getmaskarray(cells.get_array()).ravel()
-    for text, colour in zip(ax.texts, cells.get_facecolors()[written]):
+    for text, colour in zip(ax.texts, np.asarray(cells.get_facecolor())[written.ravel()]):
         text.set_color("0.15" if relative_luminance(colour) > 0.2 else "white")
 
 

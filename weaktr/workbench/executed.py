@@ -12,6 +12,7 @@ import mistune
 from markupsafe import Markup
 
 from ..errors import UserError
+from ..plots.captions import CAPTIONS
 from .page import Picture, Table, table_of
 
 LINES_SHOWN = 2  # of what a cell prints; more is folded away with its code
@@ -92,7 +93,12 @@ class Figures:
         words = name.replace("_", " ")
         words = words[:1].upper() + words[1:]
         title = told.get("title") or ""
-        caption = ". ".join(filter(None, [words, title])) if words else section
+        if name in CAPTIONS:
+            caption = CAPTIONS[name]
+        elif words:
+            caption = ". ".join(filter(None, [words, title]))
+        else:
+            caption = f"{section}, as it stood at the end" if section else ""
         csv = self.folder / f"{name}.csv"
         return Picture(
             png=png,

@@ -211,11 +211,19 @@ def _machine(stages: FinishedStages) -> str:
         words = f"{hardware.get('cores', '–')} cores of {hardware.get('cpu', 'an unknown processor')}"
         words += f", {hardware.get('memory_gb', '–')} GB of memory"
         found.append(f"{words}, {manifest['gpu']}" if manifest.get("gpu") else words)
-    machines = "; ".join(dict.fromkeys(found))
-    return f"Computed on {machines}. A stage of several passes was interrupted and continued."
+    computed = f"Computed on {'; '.join(dict.fromkeys(found))}."
+    interrupted = any(manifest.get("passes") for manifest in stages.manifests.values())
+    return f"{computed} A stage of several passes was interrupted and continued." if interrupted else computed
 
 
 def _all_numbers(stages: FinishedStages) -> Table:
+    """Every record, what was measured and how much first: a narrow screen shows these without scrolling."""
     head, *rows = results_rows(stages.records)
-    table = table_of(head, rows, file=f"{stages.name}_numbers.csv")
-    return table._replace(numbers=frozenset({head.index("value")}))
+    columns = ("metric", "value", "list (size)", "CRF", "scales", "threshold (from)", "", "stage")
+    order = [head.index(column) for column in columns]
+    table = table_of(
+        [column or "note" for column in columns],
+        [[row[place] for place in order] for row in rows],
+        file=f"{stages.name}_numbers.csv",
+    )
+    return table._replace(numbers=frozenset({columns.index("value")}))
