@@ -25,8 +25,16 @@ SUPERVISION = {  # what a method is given besides image labels → colour, marke
 
 # ── Sweeps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def main_rows(found: pd.DataFrame) -> pd.DataFrame:
-    """What a sweep's figure shows of its summary: every measure of a sweep of one variant, else the first measure."""
-    return found[found["by_measure"] | (found["measure"] == found["measure"].iloc[0])]
+    """What a sweep's figure shows of its summary: every measure of a sweep of one variant, else the first measure.
+
+    Where there are several baselines, each is followed by what is compared with it.
+    """
+    rows = found[found["by_measure"] | (found["measure"] == found["measure"].iloc[0])]
+    if rows["baseline"].nunique() < 2:
+        return rows
+    group = rows["baseline"].fillna(rows["variant"])
+    order = group.map({name: place for place, name in enumerate(dict.fromkeys(group))})
+    return rows.loc[order.sort_values(kind="stable").index]
 
 
 @style()
@@ -59,11 +67,12 @@ def sweep(found: pd.DataFrame, table: pd.DataFrame, title: str, width: float = W
     if len(baseline) == 1:
         _baseline(ax, baseline.iloc[0])
     list_rows(ax, [variant_in_words(row) for row in rows[name]], _mean_texts(rows, with_difference=narrow))
-    right = "right: mean ± SD" + (", paired difference" if narrow and compared.any() else " over random seeds")
+    difference = "paired difference" + (" in each group" if rows["baseline"].nunique() > 1 else "")
+    right = "right: mean ± SD" + (f", {difference}" if narrow and compared.any() else " over random seeds")
     ax.set_title(textwrap.fill(title, 40 if narrow else 60), loc="center" if narrow else None)
     ax.set_xlabel("\n".join([_measured(values, by_measure), f"{_lists(values)} · {_runs(rows)}", right]))
     if two_panels:
-        _differences(axes[1], rows, values)
+        _differences(axes[1], rows, values, difference)
     _legend(figure, rows, has_baseline=two_panels or len(baseline) == 1, narrow=narrow)
     if narrow:
         _centre(figure, ax)
@@ -99,14 +108,14 @@ def _intervals(ax: Axes, rows: pd.DataFrame, columns: Sequence[str]) -> None:
             ax.plot(value, y, color=colour, linestyle="", marker="o", markerfacecolor=filling, markersize=6, zorder=4)
 
 
-def _differences(ax: Axes, rows: pd.DataFrame, values: pd.DataFrame) -> None:
+def _differences(ax: Axes, rows: pd.DataFrame, values: pd.DataFrame, title: str) -> None:
     """The panel of paired differences of the rows' values from the baseline, which is the line at zero."""
     _intervals(ax, rows, DIFFERENCE)
     list_rows(ax, [""] * len(rows), _numbers(rows["difference"], "{:+.1f}"))
     _baseline(ax, 0)
     names = {metric.partition(" ")[0] for metric in values["metric"]}
     in_points = len(names) == 1 and names.issubset(IN_PERCENT)
-    ax.set(title="Paired difference", xlabel=f"points of {names.pop()}" if in_points else "in the unit of each row")
+    ax.set(title=title.capitalize(), xlabel=f"points of {names.pop()}" if in_points else "in the unit of each row")
 
 
 def _baseline(ax: Axes, x: float) -> None:
