@@ -153,6 +153,21 @@ def test_the_page_of_results_shows_the_committed_compositions_of_photographs():
     assert shown == expected
 
 
+def test_the_page_of_results_shows_what_goes_beyond_the_paper_on_photographs():
+    table = pd.read_csv(ROOT / "figures/photographs/beyond.csv")
+    seeds = [column for column in table if column.isdigit()]
+    expected = []
+    for (what, on, crf), pair in table.groupby(["measure", "list", "crf"], sort=False):
+        published, ours = (pair[pair["variant"] == name].iloc[0] for name in ("published", "both"))
+        change = f"{ours.difference:+.1f} ({ours.low:+.1f} … {ours.high:+.1f})".replace("-", "−")
+        change = f"**{change}**" if ours.low > 0 or ours.high < 0 else change
+        values = [", ".join(f"{row[seed]:.1f}" for seed in seeds) for row in (published, ours)]
+        expected.append([what, on, crf, *values, change])
+    assert len(expected) >= 6
+    shown = [row for row in tables("docs/results.md") if len(row) == 6 and "(" in row[5] and ", " in row[3]]
+    assert shown == expected
+
+
 def test_the_pages_show_the_numbers_of_the_committed_sweeps():
     measured = set()
     for path in (ROOT / "figures" / "sweeps").glob("*/*_summary.csv"):
@@ -209,7 +224,7 @@ def blocks(page, language=""):
 def test_commands_on_the_pages_are_understood(page):
     from weaktr.__main__ import _parser
 
-    lines = [line for block in blocks(page) for line in block.splitlines()]
+    lines = [line.strip() for block in blocks(page) for line in block.replace("\\\n", "").splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if re.match(r"(\.venv/bin/)?weaktr ", line)]
     known = {name for declared in catalogue().values() for name in declared}
     for command in commands:
