@@ -140,14 +140,20 @@ def test_the_pages_show_the_numbers_of_the_committed_runs():
     assert not {*shown, *((row[0], row[1], row[4], row[5]) for row in rows)} - measured
 
 
+def change_in_words(difference, low, high):
+    """A paired difference with its interval as the pages have it, bold where the interval leaves out zero."""
+    if np.isnan(difference):
+        return "–"
+    change = f"{difference:+.1f} ({low:+.1f} … {high:+.1f})".replace("-", "−")
+    return f"**{change}**" if low > 0 or high < 0 else change
+
+
 def test_the_page_of_results_shows_the_committed_compositions_of_photographs():
     table = pd.read_csv(ROOT / "figures/photographs/compositions.csv")
     expected = []
     for row in table.itertuples(index=False):
-        change = f"{row.difference:+.1f} ({row.low:+.1f} … {row.high:+.1f})"
-        told = row.low > 0 or row.high < 0
-        change = "–" if np.isnan(row.difference) else f"**{change}**" if told else change
-        expected.append([row.composition, *(f"{value:.1f}" for value in row[1:4]), change.replace("-", "−")])
+        change = change_in_words(row.difference, row.low, row.high)
+        expected.append([row.composition, *(f"{value:.1f}" for value in row[1:4]), change])
     assert len(expected) >= 9
     shown = [row for row in tables("docs/results.md") if len(row) == 5 and row[0] in set(table["composition"])]
     assert shown == expected
@@ -159,8 +165,7 @@ def test_the_page_of_results_shows_what_goes_beyond_the_paper_on_photographs():
     expected = []
     for (what, on, crf), pair in table.groupby(["measure", "list", "crf"], sort=False):
         published, ours = (pair[pair["variant"] == name].iloc[0] for name in ("published", "both"))
-        change = f"{ours.difference:+.1f} ({ours.low:+.1f} … {ours.high:+.1f})".replace("-", "−")
-        change = f"**{change}**" if ours.low > 0 or ours.high < 0 else change
+        change = change_in_words(ours.difference, ours.low, ours.high)
         values = [", ".join(f"{row[seed]:.1f}" for seed in seeds) for row in (published, ours)]
         expected.append([what, on, crf, *values, change])
     assert len(expected) >= 6
@@ -172,10 +177,8 @@ def test_the_pages_show_the_numbers_of_the_committed_sweeps():
     measured = set()
     for path in (ROOT / "figures" / "sweeps").glob("*/*_summary.csv"):
         for row in pd.read_csv(path).itertuples():
-            change = f"{row.difference:+.1f} ({row.difference_low:+.1f} … {row.difference_high:+.1f})"
-            told = row.difference_low > 0 or row.difference_high < 0
-            change = "–" if np.isnan(row.difference) else f"**{change}**" if told else change
-            measured.add((row.measure, f"{row.mean:.1f} ± {row.std:.1f}", change.replace("-", "−")))
+            change = change_in_words(row.difference, row.difference_low, row.difference_high)
+            measured.add((row.measure, f"{row.mean:.1f} ± {row.std:.1f}", change))
     rows = [row[-3:] for row in tables("docs/results.md") if len(row) in (3, 4) and " ± " in row[-2]]
     assert len(rows) >= 30
     assert not {tuple(row) for row in rows} - measured

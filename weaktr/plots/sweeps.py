@@ -111,7 +111,7 @@ def _intervals(ax: Axes, rows: pd.DataFrame, columns: Sequence[str]) -> None:
 def _differences(ax: Axes, rows: pd.DataFrame, values: pd.DataFrame, title: str) -> None:
     """The panel of paired differences of the rows' values from the baseline, which is the line at zero."""
     _intervals(ax, rows, DIFFERENCE)
-    list_rows(ax, [""] * len(rows), _numbers(rows["difference"], "{:+.1f}"))
+    list_rows(ax, [""] * len(rows), _numbers(rows["difference"], "{:+z.1f}"))
     _baseline(ax, 0)
     names = {metric.partition(" ")[0] for metric in values["metric"]}
     in_points = len(names) == 1 and names.issubset(IN_PERCENT)
@@ -124,15 +124,14 @@ def _baseline(ax: Axes, x: float) -> None:
 
 def _numbers(values: pd.Series, form: str) -> list[str]:
     """Numbers as texts with a true minus; what is not finite is left blank."""
-    rounded = [round(value, 1) + 0.0 if np.isfinite(value) else value for value in values]  # −0.0 becomes 0.0
-    return [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in rounded]
+    return [form.format(value).replace("-", "−") if np.isfinite(value) else "" for value in values]
 
 
 def _mean_texts(rows: pd.DataFrame, *, with_difference: bool) -> list[str]:
     """Mean and standard deviation over seeds of each row, and the difference where it has no panel of its own."""
     means = _numbers(rows["mean"], "{:.1f}")
     spreads = _numbers(rows["std"], " ± {:.1f}")
-    differences = _numbers(rows["difference"], "  {:+.1f}") if with_difference else [""] * len(rows)
+    differences = _numbers(rows["difference"], "  {:+z.1f}") if with_difference else [""] * len(rows)
     return [mean + spread + difference for mean, spread, difference in zip(means, spreads, differences)]
 
 
